@@ -1,0 +1,118 @@
+// Package service gives Kubernetes Services their meaning, in one place: it
+// resolves what is known of a cluster (Services, EndpointSlices, Nodes as plain
+// structs) into a Table, which says for every destination what becomes of a new
+// flow. Backends compile the Table and interpret nothing.
+//
+// It is pure: standard library only, no I/O, no clock, no Kubernetes types. Its
+// input comes from proxy/watch, its output goes to the backends of proxy.
+package service
+
+import (
+	"cmp"
+	"net/netip"
+	"time"
+)
+
+// Name is an object's namespace and name.
+type Name struct {
+	Namespace, Name string
+}
+
+func (n Name) String() string { return n.Namespace + "/" + n.Name }
+
+// Compare orders by namespace, then by name.
+func (n Name) Compare(m Name) int {
+	return cmp.Or(cmp.Compare(n.Namespace, m.Namespace), cmp.Compare(n.Name, m.Name))
+}
+
+// Protocol is an IANA protocol number.
+type Protocol uint8
+
+// The protocols that a Service port can have.
+const (
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
+)
+
+// String is the protocol's name in lower case, as netfilter and /etc/protocols
+// spell it.
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case SCTP:
+		return "sctp"
+	}
+	return "invalid"
+}
+
+// Service is the part of a Service object that has a meaning for a proxy.
+type Service struct {
+	Name    Name
+	Created time.Time // decides between two Services that claim one address
+	// ClusterIPs has at most one address of each family; none for a headless
+	// Service.
+	ClusterIPs []netip.Addr
+	Ports      []ServicePort
+}
+
+// ServicePort is one port of a Service. Its name ("" is one) ties it to the
+// ports of the Service's slices.
+type ServicePort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+}
+
+// Slice is one EndpointSlice.
+type Slice struct {
+	Name Name
+	// Service is the label kubernetes.io/service-name: a Service in the same
+	// namespace, or "".
+	Service   string
+	Ports     []SlicePort
+	Endpoints []Endpoint
+}
+
+// SlicePort is the port on which every endpoint of a slice serves the Service
+// port of the same name.
+type SlicePort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+}
+
+// Endpoint is one address of a slice with its conditions. Watch has replaced
+// conditions that are absent by what the API says they then mean: Ready true,
+// Serving as Ready, Terminating false.
+type Endpoint struct {
+	Addr                        netip.Addr
+	Ready, Serving, Terminating bool
+	Node                        string
+}
+
+// Node is the part of a Node object that has a meaning for a proxy.
+type Node struct {
+	Name string
+	// Addresses are the InternalIP and ExternalIP entries of status.addresses,
+	// in the object's order.
+	Addresses []netip.Addr
+	// PodCIDRs has at most one prefix of each family.
+	PodCIDRs []netip.Prefix
+}
+
+// Update is what became known since the update before: a key with nil is an
+// object that is gone. The first update of a source carries all there is.
+type Update struct {
+	Services map[Name]*Service
+	Slices   map[Name]*Slice
+	Nodes    map[string]*Node
+}
+
+// Empty says that the update changes nothing.
+func (u Update) Empty() bool {
+	return len(u.Services) == 0 && len(u.Slices) == 0 && len(u.Nodes) == 0
+}

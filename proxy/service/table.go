@@ -1,0 +1,198 @@
+package service
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Table says for every destination that is a Service's what becomes of a new
+// flow. It is flat: a backend compiles it row by row and has nothing left to
+// interpret.
+//
+//	Frontend ──(class of sender)──▶ Path ──▶ Pool ──(in turn)──▶ backend
+//
+// Lookup is its executable specification.
+type Table struct {
+	Frontends map[Key]Frontend // by destination
+	Pools     map[PoolID]Pool  // those that a Path names
+	// PodCIDRs and NodeAddrs tell the classes of senders apart. Without
+	// PodCIDRs nobody is known to be outside (see Class).
+	PodCIDRs  []netip.Prefix
+	NodeAddrs []netip.Addr
+}
+
+// Key is what a packet must carry to belong to a Frontend.
+type Key struct {
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+}
+
+func (k Key) String() string {
+	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(k.Addr, k.Port), k.Protocol)
+}
+
+// Compare orders by address (IPv4 first), port, protocol.
+func (k Key) Compare(l Key) int {
+	return cmp.Or(k.Addr.Compare(l.Addr), cmp.Compare(k.Port, l.Port), cmp.Compare(k.Protocol, l.Protocol))
+}
+
+// Class is what kind of sender a packet comes from.
+type Class uint8
+
+// The classes of senders.
+const (
+	FromPod     Class = iota // an address in Table.PodCIDRs
+	FromNode                 // this node itself: an address in Table.NodeAddrs or a loopback one
+	FromOutside              // any other
+	classes
+)
+
+func (c Class) String() string { return [...]string{"pod", "node", "outside"}[c] }
+
+// Frontend is one destination: a Key, and a Path for each class of sender.
+type Frontend struct {
+	Paths  [classes]Path
+	Origin Origin
+}
+
+// Origin is the Service port that a row comes from.
+type Origin struct {
+	Service Name
+	Port    string // the port's name, may be ""
+}
+
+func (o Origin) String() string {
+	if o.Port == "" {
+		return o.Service.String()
+	}
+	return o.Service.String() + ":" + o.Port
+}
+
+// Path is what becomes of a new flow.
+type Path struct {
+	Verdict Verdict
+	Pool    PoolID // with Forward
+	// Masquerade: the backend sees an address of this node instead of the
+	// sender's. (Whatever it says, a flow that is led back to its own sender
+	// is masqueraded: see Decision.Masquerades.)
+	Masquerade bool
+}
+
+// Verdict is the outcome of a lookup.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Pass    Verdict = iota // no Service's destination: not ours to touch
+	Forward                // to the next backend of the pool
+	Reject                 // tell the sender: TCP RST, else ICMP port unreachable
+	Drop                   // say nothing
+)
+
+func (v Verdict) String() string { return [...]string{"pass", "forward", "reject", "drop"}[v] }
+
+// PoolID names a pool. Frontends of one Service port share pools.
+type PoolID struct {
+	Origin
+	IPv6 bool
+}
+
+func (id PoolID) String() string {
+	if id.IPv6 {
+		return id.Origin.String() + "/ipv6"
+	}
+	return id.Origin.String() + "/ipv4"
+}
+
+// Compare orders by Service, port name, family.
+func (id PoolID) Compare(other PoolID) int {
+	return cmp.Or(
+		id.Service.Compare(other.Service),
+		cmp.Compare(id.Port, other.Port),
+		cmp.Compare(b2i(id.IPv6), b2i(other.IPv6)))
+}
+
+// Pool is a set of backends that take turns: of any N new flows in a row, N
+// being the number of backends, each gets one.
+type Pool struct {
+	Protocol Protocol
+	Backends []netip.AddrPort // sorted, no duplicates, at least one, one family
+}
+
+// Packet is the first packet of a flow.
+type Packet struct {
+	Src      netip.Addr
+	Dst      netip.AddrPort
+	Protocol Protocol
+}
+
+// Decision is what Lookup says of a packet.
+type Decision struct {
+	Verdict    Verdict
+	Origin     Origin           // of the frontend, unless Pass
+	Class      Class            // of the sender
+	Backends   []netip.AddrPort // with Forward: they take turns
+	masquerade bool
+	src        netip.Addr
+}
+
+// Masquerades says whether backend b, one of d.Backends, sees an address of the
+// node instead of the sender's. Beside the Path, the hairpin decides: a sender
+// that is its own backend would otherwise get a packet from itself.
+func (d Decision) Masquerades(b netip.AddrPort) bool {
+	return d.Verdict == Forward && (d.masquerade || d.src == b.Addr())
+}
+
+// Lookup is the specification of every backend: what becomes of a new flow that
+// starts with p.
+func (t *Table) Lookup(p Packet) Decision {
+	src := p.Src.Unmap()
+	f, ok := t.Frontends[Key{p.Dst.Addr().Unmap(), p.Dst.Port(), p.Protocol}]
+	if !ok {
+		return Decision{Verdict: Pass}
+	}
+	class := t.Class(src)
+	path := f.Paths[class]
+	return Decision{
+		Verdict:    path.Verdict,
+		Origin:     f.Origin,
+		Class:      class,
+		Backends:   t.Pools[path.Pool].Backends,
+		masquerade: path.Masquerade,
+		src:        src,
+	}
+}
+
+// Class tells what kind of sender has the address src.
+func (t *Table) Class(src netip.Addr) Class {
+	switch {
+	case src.IsLoopback() || slices.Contains(t.NodeAddrs, src):
+		return FromNode
+	case slices.ContainsFunc(t.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(src) }):
+		return FromPod
+	}
+	return FromOutside
+}
+
+// Change names the rows that differ from an earlier Table; a row that is named
+// and not in the Table is gone.
+type Change struct {
+	Frontends []Key    // sorted
+	Pools     []PoolID // sorted
+	Senders   bool     // PodCIDRs or NodeAddrs
+}
+
+// Empty says that nothing changed.
+func (c Change) Empty() bool {
+	return len(c.Frontends) == 0 && len(c.Pools) == 0 && !c.Senders
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
