@@ -16,7 +16,7 @@ import (
 // Lookup is its executable specification.
 type Table struct {
 	Frontends map[Key]Frontend // by destination
-	Pools     map[PoolID]Pool  // those that a Path names
+	Pools     map[PoolID]Pool  // every one that a Path names is here
 	// PodCIDRs and NodeAddrs tell the classes of senders apart. Without
 	// PodCIDRs nobody is known to be outside (see Class).
 	PodCIDRs  []netip.Prefix

@@ -1,0 +1,327 @@
+package service
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+var (
+	web  = Name{"default", "web"}
+	vip4 = netip.MustParseAddr("10.96.0.10")
+	vip6 = netip.MustParseAddr("fd00:10:96::a")
+)
+
+func webService() *Service {
+	return &Service{
+		Name:       web,
+		ClusterIPs: []netip.Addr{vip4, vip6},
+		Ports:      []ServicePort{{Name: "http", Protocol: TCP, Port: 80}},
+	}
+}
+
+func webSlice(name string, endpoints ...Endpoint) *Slice {
+	return &Slice{
+		Name:      Name{"default", name},
+		Service:   "web",
+		Ports:     []SlicePort{{Name: "http", Protocol: TCP, Port: 8080}, {Name: "other", Protocol: TCP, Port: 1}},
+		Endpoints: endpoints,
+	}
+}
+
+func ready(addr string) Endpoint {
+	return Endpoint{Addr: netip.MustParseAddr(addr), Ready: true, Serving: true}
+}
+
+func addrPorts(s ...string) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, a := range s {
+		out = append(out, netip.MustParseAddrPort(a))
+	}
+	return out
+}
+
+func TestUsableEndpoints(t *testing.T) {
+	notReady := func(addr string) Endpoint { return Endpoint{Addr: netip.MustParseAddr(addr)} }
+	leaving := func(addr string, serving bool) Endpoint {
+		return Endpoint{Addr: netip.MustParseAddr(addr), Serving: serving, Terminating: true}
+	}
+	tests := []struct {
+		name   string
+		slices []*Slice
+		want   []netip.AddrPort
+	}{
+		{"none", nil, nil},
+		{"sorted over slices", []*Slice{webSlice("b", ready("10.244.2.2")), webSlice("a", ready("10.244.1.9"), ready("10.244.1.2"))},
+			addrPorts("10.244.1.2:8080", "10.244.1.9:8080", "10.244.2.2:8080")},
+		{"in two slices at once", []*Slice{webSlice("a", ready("10.244.1.2")), webSlice("b", notReady("10.244.1.2"))},
+			addrPorts("10.244.1.2:8080")},
+		{"not ready is left out", []*Slice{webSlice("a", ready("10.244.1.2"), notReady("10.244.1.3"))},
+			addrPorts("10.244.1.2:8080")},
+		{"terminating is left out while one is ready", []*Slice{webSlice("a", ready("10.244.1.2"), leaving("10.244.1.3", true))},
+			addrPorts("10.244.1.2:8080")},
+		{"serving while terminating is the last resort", []*Slice{webSlice("a", notReady("10.244.1.2"), leaving("10.244.1.3", true), leaving("10.244.1.4", false))},
+			addrPorts("10.244.1.3:8080")},
+		{"one family", []*Slice{webSlice("a", ready("fd00::1"), ready("10.244.1.2"))},
+			addrPorts("10.244.1.2:8080")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := usable(endpointsOf(webService().Ports[0], tt.slices), false)
+			if diff := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// node is this node's object in the tests.
+func node() *Node {
+	return &Node{
+		Name:      "n1",
+		Addresses: []netip.Addr{netip.MustParseAddr("192.168.0.1")},
+		PodCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+	}
+}
+
+func resolver(services []*Service, from []*Slice) *Resolver {
+	r := NewResolver(Config{NodeName: "n1"})
+	u := Update{Services: map[Name]*Service{}, Slices: map[Name]*Slice{}, Nodes: map[string]*Node{"n1": node()}}
+	for _, s := range services {
+		u.Services[s.Name] = s
+	}
+	for _, s := range from {
+		u.Slices[s.Name] = s
+	}
+	r.Apply(u)
+	return r
+}
+
+func TestLookup(t *testing.T) {
+	r := resolver([]*Service{webService()}, []*Slice{webSlice("a", ready("10.244.1.2"), ready("10.244.2.2"))})
+	tests := []struct {
+		name       string
+		src, dst   string
+		protocol   Protocol
+		verdict    Verdict
+		masquerade bool // towards 10.244.1.2
+	}{
+		{"pod", "10.244.1.7", "10.96.0.10:80", TCP, Forward, false},
+		{"pod to itself", "10.244.1.2", "10.96.0.10:80", TCP, Forward, true},
+		{"this node", "192.168.0.1", "10.96.0.10:80", TCP, Forward, false},
+		{"this node by loopback", "127.0.0.1", "10.96.0.10:80", TCP, Forward, false},
+		{"outside", "203.0.113.9", "10.96.0.10:80", TCP, Forward, true},
+		{"mapped address", "::ffff:203.0.113.9", "[::ffff:10.96.0.10]:80", TCP, Forward, true},
+		{"no endpoint of that family", "fd00::9", "[fd00:10:96::a]:80", TCP, Reject, false},
+		{"other protocol", "10.244.1.7", "10.96.0.10:80", UDP, Pass, false},
+		{"other port", "10.244.1.7", "10.96.0.10:81", TCP, Pass, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := r.Table().Lookup(Packet{netip.MustParseAddr(tt.src), netip.MustParseAddrPort(tt.dst), tt.protocol})
+			masquerade := d.Masquerades(netip.MustParseAddrPort("10.244.1.2:8080"))
+			if d.Verdict != tt.verdict || masquerade != tt.masquerade {
+				t.Errorf("got %v, masquerade %v; want %v, %v", d.Verdict, masquerade, tt.verdict, tt.masquerade)
+			}
+			if d.Verdict == Forward && len(d.Backends) != 2 {
+				t.Errorf("backends: %v", d.Backends)
+			}
+		})
+	}
+}
+
+func TestConflicts(t *testing.T) {
+	at := func(hour int) time.Time { return time.Date(2026, 1, 1, hour, 0, 0, 0, time.UTC) }
+	claimant := func(name string, created time.Time) *Service {
+		return &Service{Name: Name{"default", name}, Created: created, ClusterIPs: []netip.Addr{vip4},
+			Ports: []ServicePort{{Protocol: TCP, Port: 80}}}
+	}
+	key := Key{vip4, 80, TCP}
+	winner := func(r *Resolver) string { return r.Table().Frontends[key].Origin.Service.Name }
+
+	r := resolver([]*Service{claimant("b", at(1)), claimant("c", at(2)), claimant("a", at(2))}, nil)
+	if got := winner(r); got != "b" {
+		t.Errorf("the oldest should win, got %s", got)
+	}
+	origin := func(name string) Origin { return Origin{Service: Name{"default", name}} }
+	want := []Conflict{{key, origin("b"), origin("a")}, {key, origin("b"), origin("c")}}
+	if diff := cmp.Diff(want, r.Conflicts(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Error(diff)
+	}
+
+	r.Apply(Update{Services: map[Name]*Service{{"default", "b"}: nil}})
+	if got := winner(r); got != "a" {
+		t.Errorf("of two of one age the first by name should win, got %s", got)
+	}
+	r.Apply(Update{Services: map[Name]*Service{{"default", "a"}: nil, {"default", "c"}: nil}})
+	if len(r.Table().Frontends) != 0 || len(r.Conflicts()) != 0 {
+		t.Errorf("left over: %v, %v", r.Table().Frontends, r.Conflicts())
+	}
+
+	twice := claimant("twice", at(1))
+	twice.Ports = []ServicePort{{"first", TCP, 80}, {"second", TCP, 80}}
+	r = resolver([]*Service{twice}, nil)
+	if c := r.Conflicts(); len(c) != 1 || c[0].Winner.Port != "first" || c[0].Loser.Port != "second" {
+		t.Errorf("clash within a Service: %v", c)
+	}
+}
+
+func TestClusterCIDRsStandForAllPods(t *testing.T) {
+	all := netip.MustParsePrefix("10.244.0.0/16")
+	r := NewResolver(Config{NodeName: "n1", ClusterCIDRs: []netip.Prefix{all}})
+	r.Apply(Update{Nodes: map[string]*Node{"n1": node()}})
+	if got := r.Table().Class(netip.MustParseAddr("10.244.9.9")); got != FromPod {
+		t.Errorf("pod of another node: %v", got)
+	}
+}
+
+// Without pod ranges nobody is known to be outside; when this node's object
+// arrives, every Service is resolved again.
+func TestSendersChange(t *testing.T) {
+	r := NewResolver(Config{NodeName: "n1"})
+	svc, slice := webService(), webSlice("a", ready("10.244.1.2"))
+	r.Apply(Update{Services: map[Name]*Service{web: svc}, Slices: map[Name]*Slice{slice.Name: slice}})
+	outside := Packet{netip.MustParseAddr("203.0.113.9"), netip.AddrPortFrom(vip4, 80), TCP}
+	backend := netip.MustParseAddrPort("10.244.1.2:8080")
+	if r.Table().Lookup(outside).Masquerades(backend) {
+		t.Error("masquerades although nobody is known to be outside")
+	}
+	change := r.Apply(Update{Nodes: map[string]*Node{"n1": node()}})
+	if !change.Senders || !slices.Contains(change.Frontends, Key{vip4, 80, TCP}) {
+		t.Errorf("change: %+v", change)
+	}
+	if !r.Table().Lookup(outside).Masquerades(backend) {
+		t.Error("does not masquerade")
+	}
+	if change := r.Apply(Update{Nodes: map[string]*Node{"n1": node()}}); !change.Empty() {
+		t.Errorf("same node again: %+v", change)
+	}
+}
+
+// world makes random updates over a few objects, so that they clash.
+type world struct{ *rand.Rand }
+
+func (w world) update() Update {
+	u := Update{Services: map[Name]*Service{}, Slices: map[Name]*Slice{}, Nodes: map[string]*Node{}}
+	for range w.IntN(3) {
+		name := Name{"default", fmt.Sprintf("s%d", w.IntN(4))}
+		u.Services[name] = w.service(name)
+	}
+	for range w.IntN(3) {
+		name := Name{"default", fmt.Sprintf("e%d", w.IntN(5))}
+		u.Slices[name] = w.slice(name)
+	}
+	if w.IntN(8) == 0 {
+		u.Nodes["n1"] = node()
+		if w.IntN(2) == 0 {
+			u.Nodes["n1"] = nil
+		}
+	}
+	return u
+}
+
+func (w world) service(name Name) *Service {
+	if w.IntN(4) == 0 {
+		return nil
+	}
+	svc := &Service{Name: name, Created: time.Unix(int64(w.IntN(3)), 0)}
+	for range w.IntN(3) {
+		svc.ClusterIPs = append(svc.ClusterIPs, []netip.Addr{vip4, vip6, vip4.Next()}[w.IntN(3)])
+		svc.Ports = append(svc.Ports, ServicePort{[]string{"", "p", "q"}[w.IntN(3)], []Protocol{TCP, UDP, SCTP}[w.IntN(3)], uint16(80 + w.IntN(2))})
+	}
+	return svc
+}
+
+func (w world) slice(name Name) *Slice {
+	if w.IntN(4) == 0 {
+		return nil
+	}
+	s := &Slice{Name: name, Service: []string{"", "s0", "s1", "s2", "s3"}[w.IntN(5)]}
+	for range w.IntN(4) {
+		s.Ports = append(s.Ports, SlicePort{[]string{"", "p", "q"}[w.IntN(3)], []Protocol{TCP, UDP, SCTP}[w.IntN(3)], uint16(8080 + w.IntN(2))})
+		addr := []string{"10.244.1.2", "10.244.1.3", "fd00::1", "fd00::2"}[w.IntN(4)]
+		s.Endpoints = append(s.Endpoints, Endpoint{Addr: netip.MustParseAddr(addr), Ready: w.IntN(2) == 0, Serving: w.IntN(2) == 0, Terminating: w.IntN(2) == 0})
+	}
+	return s
+}
+
+// A Table that grew by updates is the Table of a fresh Resolver that is told
+// the end state, and Change names exactly the rows that differ.
+func TestApplyEqualsFreshResolve(t *testing.T) {
+	equal := []cmp.Option{cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}), cmpopts.EquateEmpty()}
+	for seed := range uint64(200) {
+		w := world{rand.New(rand.NewPCG(seed, 1))}
+		grown := NewResolver(Config{NodeName: "n1"})
+		end := Update{Services: map[Name]*Service{}, Slices: map[Name]*Slice{}, Nodes: map[string]*Node{}}
+		for range 20 {
+			u := w.update()
+			for k, v := range u.Services {
+				end.Services[k] = v
+			}
+			for k, v := range u.Slices {
+				end.Slices[k] = v
+			}
+			for k, v := range u.Nodes {
+				end.Nodes[k] = v
+			}
+			before := copyTable(grown.Table())
+			change := grown.Apply(u)
+			if diff := cmp.Diff(differences(before, grown.Table()), change, equal...); diff != "" {
+				t.Fatalf("seed %d: change (-differs +named):\n%s", seed, diff)
+			}
+			fresh := NewResolver(Config{NodeName: "n1"})
+			fresh.Apply(end)
+			if diff := cmp.Diff(fresh.Table(), grown.Table(), equal...); diff != "" {
+				t.Fatalf("seed %d: (-fresh +grown):\n%s", seed, diff)
+			}
+			if diff := cmp.Diff(fresh.Conflicts(), grown.Conflicts(), equal...); diff != "" {
+				t.Fatalf("seed %d: conflicts (-fresh +grown):\n%s", seed, diff)
+			}
+		}
+	}
+}
+
+func copyTable(t *Table) *Table {
+	c := *t
+	c.Frontends = map[Key]Frontend{}
+	for k, v := range t.Frontends {
+		c.Frontends[k] = v
+	}
+	c.Pools = map[PoolID]Pool{}
+	for k, v := range t.Pools {
+		c.Pools[k] = v
+	}
+	return &c
+}
+
+func differences(a, b *Table) Change {
+	frontends, pools := map[Key]bool{}, map[PoolID]bool{}
+	for _, pair := range [][2]*Table{{a, b}, {b, a}} {
+		for k, v := range pair[0].Frontends {
+			if w, ok := pair[1].Frontends[k]; !ok || v != w {
+				frontends[k] = true
+			}
+		}
+		for k, v := range pair[0].Pools {
+			if w, ok := pair[1].Pools[k]; !ok || !v.equal(w) {
+				pools[k] = true
+			}
+		}
+	}
+	c := Change{Senders: !slices.Equal(a.PodCIDRs, b.PodCIDRs) || !slices.Equal(a.NodeAddrs, b.NodeAddrs)}
+	for k := range frontends {
+		c.Frontends = append(c.Frontends, k)
+	}
+	for k := range pools {
+		c.Pools = append(c.Pools, k)
+	}
+	slices.SortFunc(c.Frontends, Key.Compare)
+	slices.SortFunc(c.Pools, PoolID.Compare)
+	return c
+}
