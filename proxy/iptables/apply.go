@@ -1,0 +1,128 @@
+package iptables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+)
+
+// lockWait is how many seconds iptables-restore waits for another program that
+// holds the xtables lock.
+const lockWait = "10"
+
+// tool is the pair of commands that reads and writes one family's rules.
+type tool struct {
+	saveCmd, restoreCmd string
+	version             string // as for people: "ip6tables 1.8.9 (nf_tables)"
+}
+
+// newFamily finds the commands of a family and lets them read the tables, which
+// fails where the kernel lacks them.
+func newFamily(ctx context.Context, config Config, ipv6 bool) (*family, error) {
+	name, protocol := "iptables", goiptables.ProtocolIPv4
+	if ipv6 {
+		name, protocol = "ip6tables", goiptables.ProtocolIPv6
+	}
+	switch config.Variant {
+	case "":
+	case "legacy", "nft":
+		name += "-" + config.Variant
+	default:
+		return nil, fmt.Errorf("iptables variant %q: allowed are legacy, nft and none for the host's own", config.Variant)
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return nil, fmt.Errorf("find iptables: %w (on Debian: apt-get install iptables)", err)
+	}
+	ipt, err := goiptables.New(goiptables.IPFamily(protocol), goiptables.Path(path))
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for its version: %w", path, err)
+	}
+	major, minor, patch := ipt.GetIptablesVersion()
+	f := &family{
+		ipv6: ipv6,
+		opts: Options{MasqueradeMark: config.MasqueradeMark, RandomFully: ipt.HasRandomFully()},
+		tool: tool{
+			saveCmd:    path + "-save",
+			restoreCmd: path + "-restore",
+			version:    fmt.Sprintf("%s %d.%d.%d", name, major, minor, patch),
+		},
+	}
+	if _, err := f.read(ctx); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// read asks the kernel what of its rules is ours.
+func (t tool) read(ctx context.Context) (Ruleset, error) {
+	rs := Ruleset{}
+	for _, table := range []string{filter, nat} {
+		saved, err := run(ctx, nil, t.saveCmd, "-t", table)
+		if err != nil {
+			return nil, fmt.Errorf("read the %s table: %w", table, err)
+		}
+		rs[table] = parse(saved)[table]
+	}
+	return rs, nil
+}
+
+// restore feeds a script to iptables-restore. Each of its tables changes in one
+// step or not at all.
+func (t tool) restore(ctx context.Context, script []byte) error {
+	if len(script) == 0 {
+		return nil
+	}
+	_, err := run(ctx, script, t.restoreCmd, "--noflush", "-w", lockWait)
+	if err != nil {
+		return fmt.Errorf("write rules: %w%s", err, blamed(err, script))
+	}
+	return nil
+}
+
+func run(ctx context.Context, stdin []byte, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, &commandError{name: name, cause: err, stderr: strings.TrimSpace(stderr.String())}
+	}
+	return stdout.Bytes(), nil
+}
+
+// commandError is a command that failed, with what it said.
+type commandError struct {
+	name   string
+	cause  error
+	stderr string
+}
+
+func (e *commandError) Error() string { return fmt.Sprintf("%s: %v: %s", e.name, e.cause, e.stderr) }
+func (e *commandError) Unwrap() error { return e.cause }
+
+var lineNumber = regexp.MustCompile(`line:? (\d+)`)
+
+// blamed quotes the line of the script that a failed iptables-restore names.
+func blamed(err error, script []byte) string {
+	var failed *commandError
+	if !errors.As(err, &failed) {
+		return ""
+	}
+	found := lineNumber.FindStringSubmatch(failed.stderr)
+	if found == nil {
+		return ""
+	}
+	lines := strings.Split(string(script), "\n")
+	n, err := strconv.Atoi(found[1])
+	if err != nil || n < 1 || n > len(lines) {
+		return ""
+	}
+	return fmt.Sprintf(" (the line is: %s)", lines[n-1])
+}

@@ -1,0 +1,222 @@
+package iptables
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// everyVariant runs a test with each kind of iptables in a namespace of its own.
+func everyVariant(t *testing.T, test func(t *testing.T, n *node)) {
+	for _, variant := range []string{"legacy", "nft"} {
+		t.Run(variant, func(t *testing.T) {
+			n := &node{NS: netns.NewT(t), t: t, variant: variant}
+			n.backend = n.start()
+			test(t, n)
+		})
+	}
+}
+
+// node is a namespace with a backend.
+type node struct {
+	*netns.NS
+	t       *testing.T
+	variant string
+	backend *Backend
+}
+
+// start is a process that starts: a Backend that knows nothing yet.
+func (n *node) start() *Backend {
+	n.t.Helper()
+	var b *Backend
+	err := n.Do(func() (err error) {
+		b, err = New(n.t.Context(), Config{Variant: n.variant, MasqueradeMark: 0x4000})
+		return err
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if len(b.Missing()) > 0 {
+		n.t.Fatal(b.Missing())
+	}
+	return b
+}
+
+func (n *node) sync(t *service.Table, change service.Change) error {
+	return n.Do(func() error { return n.backend.Sync(n.t.Context(), t, change) })
+}
+
+func (n *node) mustSync(t *service.Table, change service.Change) {
+	n.t.Helper()
+	if err := n.sync(t, change); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// ours is what the kernel has of our rules.
+func (n *node) ours() string {
+	n.t.Helper()
+	var out strings.Builder
+	err := n.Do(func() error {
+		for _, f := range n.backend.families {
+			rs, err := f.read(n.t.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&out, "IPv6 %v\n%s", f.ipv6, rs)
+		}
+		return nil
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return out.String()
+}
+
+func rendered(t *service.Table) string {
+	return fmt.Sprintf("IPv6 false\n%sIPv6 true\n%s", Render(t, false, opts), Render(t, true, opts))
+}
+
+// save is everything that the kernel has, less counters and comments.
+func (n *node) save() string {
+	n.t.Helper()
+	var lines []string
+	for _, cmd := range []string{"iptables-" + n.variant + "-save", "ip6tables-" + n.variant + "-save"} {
+		for line := range strings.Lines(n.RunT(n.t, cmd)) {
+			if !strings.HasPrefix(line, "#") {
+				line, _, _ = strings.Cut(line, " [")
+				lines = append(lines, strings.TrimSpace(line))
+			}
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestSyncFromOneTableToAnother(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		all := tables()
+		everything := service.Change{Senders: true}
+		for _, name := range []string{"typical", "by-sender", "tree", "empty", "tree", "typical"} {
+			n.mustSync(all[name], everything)
+			if diff := cmp.Diff(rendered(all[name]), n.ours()); diff != "" {
+				t.Errorf("%s (-rendered +kernel):\n%s", name, diff)
+			}
+		}
+	})
+}
+
+func TestSyncOfOnePool(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		one, two := resolved(20, 2), resolved(20, 3)
+		n.mustSync(one, service.Change{})
+		change := service.Change{}
+		for id := range two.Pools {
+			change.Pools = append(change.Pools, id)
+		}
+		n.mustSync(two, change)
+		if diff := cmp.Diff(rendered(two), n.ours()); diff != "" {
+			t.Errorf("(-rendered +kernel):\n%s", diff)
+		}
+	})
+}
+
+// A process that starts finds the rules of the one before as it would write
+// them, and writes nothing: turns and flows go on.
+func TestRestartWritesNothing(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		table := resolved(20, 3)
+		n.mustSync(table, service.Change{})
+		n.backend = n.start()
+		for _, f := range n.backend.families {
+			f.restoreCmd = "/nonexistent/iptables-restore"
+		}
+		n.mustSync(table, service.Change{})
+	})
+}
+
+func TestMendsWhatOthersBroke(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		table := resolved(20, 3)
+		n.mustSync(table, service.Change{})
+		iptables := "iptables-" + n.variant
+		n.RunT(t, iptables, "-t", "nat", "-F", "PREROUTING")
+		n.RunT(t, iptables, "-t", "nat", "-F", chainOutside)
+		n.RunT(t, iptables, "-t", "nat", "-A", "OUTPUT", "-m", "comment", "--comment", "Fairlead", "-j", chainServices)
+		n.RunT(t, iptables, "-t", "nat", "-N", prefix+"STALE")
+		n.backend = n.start()
+		n.mustSync(table, service.Change{})
+		if diff := cmp.Diff(rendered(table), n.ours()); diff != "" {
+			t.Errorf("(-rendered +kernel):\n%s", diff)
+		}
+	})
+}
+
+func TestCleanupLeavesOthersAlone(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		iptables := "iptables-" + n.variant
+		n.RunT(t, iptables, "-t", "nat", "-N", "OTHER")
+		n.RunT(t, iptables, "-t", "nat", "-A", "PREROUTING", "-j", "OTHER")
+		n.RunT(t, iptables, "-t", "nat", "-A", "OTHER", "-p", "tcp", "-j", "RETURN")
+		n.RunT(t, iptables, "-A", "FORWARD", "-m", "comment", "--comment", "not FAIRLEAD-X", "-j", "ACCEPT")
+		for _, table := range []string{nat, filter} { // iptables-nft makes a table when it is first named
+			n.RunT(t, "ip6"+iptables[len("ip"):], "-t", table, "-A", "OUTPUT", "-j", "RETURN")
+		}
+		before := n.save()
+		n.mustSync(resolved(20, 3), service.Change{})
+		if n.save() == before {
+			t.Fatal("Sync wrote nothing")
+		}
+		n.backend = n.start()
+		for range 2 {
+			if err := n.Do(func() error { return n.backend.Cleanup(t.Context()) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if diff := cmp.Diff(before, n.save()); diff != "" {
+			t.Errorf("(-before +after):\n%s", diff)
+		}
+	})
+}
+
+// What iptables-restore refuses changes nothing, the error quotes the line, and
+// the next Sync starts from what the kernel has.
+func TestRefusedRules(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		good, bad := resolved(3, 1), resolved(3, 2)
+		n.mustSync(good, service.Change{})
+		for id := range bad.Pools {
+			pool := bad.Pools[id]
+			pool.Protocol = 0
+			bad.Pools[id] = pool
+		}
+		err := n.sync(bad, service.Change{Senders: true})
+		if err == nil || !strings.Contains(err.Error(), "the line is: -A "+prefix+"P-") {
+			t.Errorf("error: %v", err)
+		}
+		if diff := cmp.Diff(rendered(good), n.ours()); diff != "" {
+			t.Errorf("(-before +after):\n%s", diff)
+		}
+		n.mustSync(resolved(3, 3), service.Change{})
+		if diff := cmp.Diff(rendered(resolved(3, 3)), n.ours()); diff != "" {
+			t.Errorf("after the mend (-rendered +kernel):\n%s", diff)
+		}
+	})
+}
+
+func TestNewWithoutIptables(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	_, err := New(context.Background(), Config{})
+	if err == nil || !strings.Contains(err.Error(), "apt-get install iptables") {
+		t.Errorf("error: %v", err)
+	}
+	_, err = New(context.Background(), Config{Variant: "x"})
+	if err == nil || !strings.Contains(err.Error(), "allowed are legacy, nft") {
+		t.Errorf("error: %v", err)
+	}
+}

@@ -1,0 +1,240 @@
+package iptables
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var opts = Options{MasqueradeMark: 0x4000, RandomFully: true}
+
+// tables are named inputs, one for each shape that rules can have.
+func tables() map[string]*service.Table {
+	empty := &service.Table{}
+	typical := resolved(3, 2)
+	bySender := resolved(1, 2)
+	for key, f := range bySender.Frontends {
+		f.Paths[service.FromNode] = service.Path{Verdict: service.Drop}
+		f.Paths[service.FromOutside] = service.Path{Verdict: service.Reject}
+		bySender.Frontends[key] = f
+	}
+	return map[string]*service.Table{
+		"empty":     empty,
+		"typical":   typical,
+		"by-sender": bySender,
+		"tree":      resolved(40, 1),
+	}
+}
+
+// resolved is the Table of n dual-stack Services over TCP, UDP and SCTP in
+// turn; every third has no endpoint, the others have the given number.
+func resolved(n, endpoints int) *service.Table {
+	r := service.NewResolver(service.Config{NodeName: "n1"})
+	u := service.Update{
+		Services: map[service.Name]*service.Service{},
+		Slices:   map[service.Name]*service.Slice{},
+		Nodes: map[string]*service.Node{"n1": {Name: "n1", PodCIDRs: []netip.Prefix{
+			netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64"),
+		}}},
+	}
+	for i := range n {
+		protocol := []service.Protocol{service.TCP, service.UDP, service.SCTP}[i%3]
+		name := service.Name{Namespace: "default", Name: fmt.Sprintf("s%d", i)}
+		u.Services[name] = &service.Service{
+			Name: name,
+			ClusterIPs: []netip.Addr{
+				netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}),
+				netip.MustParseAddr(fmt.Sprintf("fd00:10:96::%x", i+1)),
+			},
+			Ports: []service.ServicePort{{Name: "main", Protocol: protocol, Port: 80}},
+		}
+		if i%3 == 2 {
+			continue
+		}
+		slice := &service.Slice{Name: name, Service: name.Name, Ports: []service.SlicePort{{Name: "main", Protocol: protocol, Port: 8080}}}
+		for e := range endpoints {
+			for _, format := range []string{"10.244.1.%d", "fd00:10:244:1::%d"} {
+				addr := netip.MustParseAddr(fmt.Sprintf(format, e+2))
+				slice.Endpoints = append(slice.Endpoints, service.Endpoint{Addr: addr, Ready: true})
+			}
+		}
+		u.Slices[name] = slice
+	}
+	r.Apply(u)
+	return r.Table()
+}
+
+func TestRenderGolden(t *testing.T) {
+	for name, table := range tables() {
+		for family, ipv6 := range map[string]bool{"ipv4": false, "ipv6": true} {
+			t.Run(name+"/"+family, func(t *testing.T) {
+				got := Render(table, ipv6, opts).String()
+				path := filepath.Join("testdata", name+"."+family+".rules")
+				if *update {
+					if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(string(want), got); diff != "" {
+					t.Error(diff)
+				}
+				for _, variant := range []string{"legacy", "nft"} {
+					testParses(t, variant, ipv6, got)
+				}
+			})
+		}
+	}
+}
+
+// testParses lets the real iptables-restore judge the rules.
+func testParses(t *testing.T, variant string, ipv6 bool, rules string) {
+	t.Helper()
+	name := "iptables-" + variant + "-restore"
+	if ipv6 {
+		name = "ip6tables-" + variant + "-restore"
+	}
+	err := netns.NewT(t).Do(func() error {
+		cmd := exec.CommandContext(t.Context(), name, "--test", "--noflush")
+		cmd.Stdin = strings.NewReader(rules)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", name, err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A script turns the rules that are there into those that are wanted, whatever
+// the two are, and says nothing when they are the same.
+func TestScript(t *testing.T) {
+	all := tables()
+	rulesets := []Ruleset{nil}
+	for _, name := range []string{"empty", "typical", "by-sender", "tree"} {
+		rulesets = append(rulesets, Render(all[name], false, opts))
+	}
+	for i, have := range rulesets {
+		for j, want := range rulesets {
+			got := applyScript(have, script(have, want))
+			if diff := cmp.Diff(want.String(), got.String()); diff != "" {
+				t.Errorf("from %d to %d (-want +got):\n%s", i, j, diff)
+			}
+			if i == j && len(script(have, want)) > 0 {
+				t.Errorf("%d to itself writes %s", i, script(have, want))
+			}
+		}
+	}
+}
+
+// applyScript does to a rule set what iptables-restore --noflush does.
+func applyScript(have Ruleset, script []byte) Ruleset {
+	rs := Ruleset{}
+	for table, chains := range have {
+		rs[table] = merged(chains, nil)
+	}
+	var chains Chains
+	for line := range strings.Lines(string(script)) {
+		line = strings.TrimSuffix(line, "\n")
+		verb, rest, _ := strings.Cut(line, " ")
+		chain, rule, _ := strings.Cut(rest, " ")
+		switch {
+		case strings.HasPrefix(line, "*"):
+			if rs[line[1:]] == nil {
+				rs[line[1:]] = Chains{}
+			}
+			chains = rs[line[1:]]
+		case strings.HasPrefix(line, ":"):
+			chains[verb[1:]] = nil
+		case verb == "-A":
+			chains[chain] = append(chains[chain], rule)
+		case verb == "-I":
+			at, rule, _ := strings.Cut(rule, " ")
+			chains[chain] = slices.Insert(slices.Clone(chains[chain]), int(at[0]-'1'), rule)
+		case verb == "-D":
+			chains[chain] = slices.DeleteFunc(slices.Clone(chains[chain]), func(r string) bool { return r == rule })
+			if len(chains[chain]) == 0 {
+				delete(chains, chain)
+			}
+		case verb == "-X":
+			delete(chains, chain)
+		}
+	}
+	return rs
+}
+
+// A Service that gets or loses its endpoints is rejected or translated at every
+// instant between the tables' commits: with each COMMIT applied in turn there is
+// no moment with neither rule.
+func TestScriptLeavesNoGap(t *testing.T) {
+	with, without := resolved(1, 1), resolved(1, 0)
+	for name, pair := range map[string][2]*service.Table{"gets": {without, with}, "loses": {with, without}} {
+		t.Run(name, func(t *testing.T) {
+			state := Render(pair[0], false, opts)
+			steps := bytes.SplitAfter(script(state, Render(pair[1], false, opts)), []byte("COMMIT\n"))
+			for i, step := range steps {
+				state = applyScript(state, step)
+				translated, rejected := len(state[nat][chainServices]) > 0, len(state[filter][chainReject]) > 0
+				if !translated && !rejected {
+					t.Errorf("after step %d neither translated nor rejected:\n%s", i, step)
+				}
+			}
+		})
+	}
+}
+
+// Whatever the number of Services, a packet for none of them sees few rules.
+func TestTreeIsShallow(t *testing.T) {
+	table := resolved(5000, 1)
+	rs := Render(table, false, opts)
+	other := netip.MustParseAddr("10.244.7.7")
+	if n := seen(rs[nat], chainServices, other); n != 1 {
+		t.Errorf("a packet for no Service sees %d rules, want 1", n)
+	}
+	worst := 0
+	for key := range table.Frontends {
+		if key.Addr.Is4() {
+			worst = max(worst, seen(rs[nat], chainServices, key.Addr))
+		}
+	}
+	// 5,000 consecutive addresses: 1 rule at the root, 16 at most on each of 3
+	// levels, and 2 rules for each of 16 addresses at the leaf.
+	if worst > 1+3*16+2*16 {
+		t.Errorf("a packet for a Service sees up to %d rules", worst)
+	}
+}
+
+var destination = regexp.MustCompile(`^-d (\S+) .*-j (\S+)$`)
+
+// seen counts the rules that a packet to addr is compared with before it is at a
+// pool or back from chain.
+func seen(chains Chains, chain string, addr netip.Addr) int {
+	n := 0
+	for _, rule := range chains[chain] {
+		n++
+		m := destination.FindStringSubmatch(rule)
+		if m != nil && netip.MustParsePrefix(m[1]).Contains(addr) && strings.HasPrefix(m[2], prefix+"D-") {
+			n += seen(chains, m[2], addr)
+		}
+	}
+	return n
+}
