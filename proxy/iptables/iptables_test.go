@@ -163,7 +163,7 @@ func TestCleanupLeavesOthersAlone(t *testing.T) {
 		n.RunT(t, iptables, "-t", "nat", "-N", "OTHER")
 		n.RunT(t, iptables, "-t", "nat", "-A", "PREROUTING", "-j", "OTHER")
 		n.RunT(t, iptables, "-t", "nat", "-A", "OTHER", "-p", "tcp", "-j", "RETURN")
-		n.RunT(t, iptables, "-A", "FORWARD", "-m", "comment", "--comment", "not FAIRLEAD-X", "-j", "ACCEPT")
+		n.RunT(t, iptables, "-A", "FORWARD", "-m", "comment", "--comment", "not -j FAIRLEAD-X", "-j", "ACCEPT")
 		for _, table := range []string{nat, filter} { // iptables-nft makes a table when it is first named
 			n.RunT(t, "ip6"+iptables[len("ip"):], "-t", table, "-A", "OUTPUT", "-j", "RETURN")
 		}

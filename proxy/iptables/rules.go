@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -47,13 +48,17 @@ func parse(saved []byte) Ruleset {
 			chains[name] = nil
 		case strings.HasPrefix(line, "-A "):
 			chain, rule, _ := strings.Cut(line[len("-A "):], " ")
-			if ours(chain) || strings.Contains(rule, "-j "+prefix) {
+			if ours(chain) || leadsToUs.MatchString(rule) {
 				chains[chain] = append(chains[chain], rule)
 			}
 		}
 	}
 	return rs
 }
+
+// leadsToUs finds rules that jump to a chain of ours: the target is the last
+// word (a quoted comment ends in a quote).
+var leadsToUs = regexp.MustCompile(`-[jg] ` + prefix + `[^\s"]+$`)
 
 func ours(chain string) bool { return strings.HasPrefix(chain, prefix) }
 

@@ -1,0 +1,121 @@
+// Package proxy keeps a node's Services working: it waits for news of the
+// cluster, resolves them into a Table and has a backend program the Table.
+//
+//	Source ──Update──▶ service.Resolver ──Table, Change──▶ Backend ──▶ kernel
+//
+// It decides nothing of its own: what Services mean is in proxy/service, how the
+// kernel is told is in the backends.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// Source knows the cluster.
+type Source interface {
+	// Next waits until there is news and returns it: the first time, everything
+	// there is. What it returned before it was cut off by ctx is not lost: the
+	// next call returns it.
+	Next(ctx context.Context) (service.Update, error)
+}
+
+// Backend programs the kernel.
+type Backend interface {
+	// Sync makes the kernel agree with t. change says how t differs from the
+	// Table of the Sync before. After an error the backend trusts nothing that it
+	// knew: the next Sync starts from what the kernel says, as the first one does.
+	Sync(ctx context.Context, t *service.Table, change service.Change) error
+	// Cleanup removes everything that is the backend's from the kernel.
+	Cleanup(ctx context.Context) error
+}
+
+// After a Sync that failed the next one waits retryMin, and twice as long with
+// each further failure, up to retryMax. News is never kept waiting by it.
+const (
+	retryMin = 100 * time.Millisecond
+	retryMax = 10 * time.Second
+)
+
+// Proxy is one node's proxy.
+type Proxy struct {
+	Source   Source
+	Resolver *service.Resolver
+	Backend  Backend
+	Log      *slog.Logger
+
+	reported map[service.Conflict]bool // conflicts that were logged and last
+}
+
+// Run serves until ctx ends, which is no error, or the source fails. What the
+// kernel was told stays.
+func (p *Proxy) Run(ctx context.Context) error {
+	var retry time.Duration // until the failed Sync is tried again; 0: none failed
+	synced := false         // the kernel agrees with the Table
+	for {
+		update, err := p.next(ctx, retry)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		change := p.Resolver.Apply(update)
+		p.reportConflicts()
+		if synced && change.Empty() {
+			continue
+		}
+		started := time.Now()
+		err = p.Backend.Sync(ctx, p.Resolver.Table(), change)
+		synced = err == nil
+		if synced {
+			retry = 0
+			p.logSync(change, time.Since(started))
+		} else if ctx.Err() == nil {
+			retry = min(max(2*retry, retryMin), retryMax)
+			p.Log.Error("sync failed, trying again", "error", err, "in", retry)
+		}
+	}
+}
+
+// next waits for news, or, when a Sync is to be tried again, until then.
+func (p *Proxy) next(ctx context.Context, retry time.Duration) (service.Update, error) {
+	if retry == 0 {
+		return p.Source.Next(ctx)
+	}
+	wait, cancel := context.WithTimeout(ctx, retry)
+	defer cancel()
+	update, err := p.Source.Next(wait)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return service.Update{}, nil
+	}
+	return update, err
+}
+
+func (p *Proxy) logSync(change service.Change, took time.Duration) {
+	t := p.Resolver.Table()
+	p.Log.Info("synced", "frontends", len(t.Frontends), "pools", len(t.Pools),
+		"frontends_changed", len(change.Frontends), "pools_changed", len(change.Pools), "took", took)
+}
+
+// reportConflicts logs each conflict when it begins and when it ends.
+func (p *Proxy) reportConflicts() {
+	now := map[service.Conflict]bool{}
+	for _, c := range p.Resolver.Conflicts() {
+		now[c] = true
+		if !p.reported[c] {
+			p.Log.Warn("two Services claim one destination; the older has it",
+				"destination", c.Key, "winner", c.Winner, "loser", c.Loser)
+		}
+	}
+	for c := range p.reported {
+		if !now[c] {
+			p.Log.Info("two Services no longer claim one destination", "destination", c.Key, "loser", c.Loser)
+		}
+	}
+	p.reported = now
+}

@@ -1,0 +1,154 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// script is a Source that hands out updates as the test sends them.
+type script chan service.Update
+
+func (s script) Next(ctx context.Context) (service.Update, error) {
+	select {
+	case u, open := <-s:
+		if !open {
+			return u, errors.New("source is broken")
+		}
+		return u, nil
+	case <-ctx.Done():
+		return service.Update{}, ctx.Err()
+	}
+}
+
+// recorder is a Backend that notes when it was asked for what, and fails on
+// demand.
+type recorder struct {
+	start time.Time
+	fail  int
+	calls []call
+}
+
+type call struct {
+	After     time.Duration
+	Frontends int // in the Table
+	Changed   int
+}
+
+func (r *recorder) Sync(_ context.Context, t *service.Table, change service.Change) error {
+	r.calls = append(r.calls, call{time.Since(r.start), len(t.Frontends), len(change.Frontends)})
+	if r.fail > 0 {
+		r.fail--
+		return errors.New("kernel says no")
+	}
+	return nil
+}
+
+func (*recorder) Cleanup(context.Context) error { return nil }
+
+func oneService(name string) service.Update {
+	n := service.Name{Namespace: "default", Name: name}
+	return service.Update{Services: map[service.Name]*service.Service{n: {
+		Name:       n,
+		ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+		Ports:      []service.ServicePort{{Protocol: service.TCP, Port: 80}},
+	}}}
+}
+
+// run runs a Proxy over the steps in a bubble with a clock of its own, and
+// returns what the backend was asked, and the log.
+func run(t *testing.T, fail int, steps func(source script)) (calls []call, log string, err error) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		source, backend := make(script), &recorder{start: time.Now(), fail: fail}
+		var logged bytes.Buffer
+		p := Proxy{
+			Source:   source,
+			Resolver: service.NewResolver(service.Config{}),
+			Backend:  backend,
+			Log:      slog.New(slog.NewTextHandler(&logged, nil)),
+		}
+		ended := make(chan error)
+		go func() { ended <- p.Run(ctx) }()
+		steps(source)
+		synctest.Wait()
+		cancel()
+		err = <-ended
+		calls, log = backend.calls, logged.String()
+	})
+	return calls, log, err
+}
+
+func TestRunSyncsWhatChanged(t *testing.T) {
+	calls, _, err := run(t, 0, func(source script) {
+		source <- service.Update{} // a cluster without Services: the first Sync is due all the same
+		source <- oneService("a")
+		source <- oneService("a") // nothing new
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]call{{0, 0, 0}, {0, 1, 1}}, calls); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRunRetries(t *testing.T) {
+	calls, log, _ := run(t, 3, func(source script) {
+		source <- oneService("a")
+		time.Sleep(time.Second)
+		source <- oneService("a") // nothing new, and by now nothing to retry
+	})
+	ms := time.Millisecond
+	if diff := cmp.Diff([]call{{0, 1, 1}, {100 * ms, 1, 0}, {300 * ms, 1, 0}, {700 * ms, 1, 0}}, calls); diff != "" {
+		t.Error(diff)
+	}
+	if n := strings.Count(log, "kernel says no"); n != 3 {
+		t.Errorf("%d failures logged, want 3:\n%s", n, log)
+	}
+}
+
+func TestNewsIsNotKeptWaitingByRetry(t *testing.T) {
+	calls, _, _ := run(t, 7, func(source script) {
+		source <- service.Update{}
+		time.Sleep(7 * time.Second) // the seventh try is due at 6.3 s, the eighth at 12.7 s
+		source <- oneService("a")
+	})
+	if last := calls[len(calls)-1]; last != (call{7 * time.Second, 1, 1}) {
+		t.Errorf("last Sync: %+v", last)
+	}
+}
+
+func TestRunEndsWithItsSource(t *testing.T) {
+	_, _, err := run(t, 0, func(source script) { close(source) })
+	if err == nil || err.Error() != "source is broken" {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestConflictIsLoggedOnce(t *testing.T) {
+	_, log, _ := run(t, 0, func(source script) {
+		source <- oneService("b")
+		source <- oneService("a")
+		source <- service.Update{}
+		source <- service.Update{Services: map[service.Name]*service.Service{{Namespace: "default", Name: "a"}: nil}}
+	})
+	for _, want := range []string{
+		`msg="two Services claim one destination; the older has it" destination=10.96.0.1:80/tcp winner=default/a loser=default/b`,
+		`msg="two Services no longer claim one destination"`,
+	} {
+		if strings.Count(log, want) != 1 {
+			t.Errorf("want once: %s\nlog:\n%s", want, log)
+		}
+	}
+}
