@@ -1,0 +1,132 @@
+package echo
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/fairlead/fairlead/e2e/sctp"
+)
+
+// Ask opens a new connection, from a new port unless laddr names one, asks once
+// and closes it. The zero laddr lets the routes choose the source. network is
+// "tcp", "udp" or "sctp".
+//
+// If nobody takes the connection, the error is ECONNREFUSED for errors.Is, over
+// UDP as well. Ask waits for nothing longer than ctx, which should have an end:
+// a lost UDP reply is not an error of its own.
+func Ask(ctx context.Context, network string, laddr, raddr netip.AddrPort) (Reply, error) {
+	session, err := Open(ctx, network, laddr, raddr)
+	if err != nil {
+		return Reply{}, err
+	}
+	reply, err := session.Ask(ctx)
+	return reply, errors.Join(err, session.Close())
+}
+
+// Session is one connection on which many requests are asked, one at a time.
+// After an error it is good for Close only.
+type Session struct {
+	network string
+	conn    net.Conn
+	lines   *bufio.Reader
+}
+
+// Open makes the connection of a Session; its arguments are those of Ask.
+func Open(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*Session, error) {
+	conn, err := dial(ctx, network, laddr, raddr)
+	if err != nil {
+		return nil, err
+	}
+	return &Session{network: network, conn: conn, lines: bufio.NewReaderSize(conn, maxLine)}, nil
+}
+
+func dial(ctx context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error) {
+	switch network {
+	case "tcp":
+		return new(net.Dialer).DialTCP(ctx, network, laddr, raddr)
+	case "udp":
+		return new(net.Dialer).DialUDP(ctx, network, laddr, raddr)
+	case "sctp":
+		return sctp.Dial(ctx, laddr, raddr)
+	}
+	return nil, fmt.Errorf("dial %s %s: %w", network, raddr, errNetwork)
+}
+
+// Local is the client's own address and port, before any translation.
+func (s *Session) Local() netip.AddrPort { return addrPort(s.conn.LocalAddr()) }
+
+// Close ends the connection as its protocol wants it.
+func (s *Session) Close() error { return s.conn.Close() }
+
+// Ask sends one request and waits for its reply.
+func (s *Session) Ask(ctx context.Context) (Reply, error) {
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
+	reply, err := s.exchange(ctx)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return Reply{}, fmt.Errorf("ask %s %s: %w", s.network, s.conn.RemoteAddr(), err)
+	}
+	return reply, nil
+}
+
+func (s *Session) exchange(ctx context.Context) (Reply, error) {
+	ask := request{ID: strconv.FormatUint(rand.Uint64(), 36)}
+	if s.network == "udp" {
+		return s.exchangeDatagrams(ctx, ask)
+	}
+	if err := writeLine(s.conn, ask); err != nil {
+		return Reply{}, err
+	}
+	var reply Reply
+	if err := readLine(s.lines, &reply); err != nil {
+		return Reply{}, err
+	}
+	if reply.ID != ask.ID {
+		return Reply{}, fmt.Errorf("reply to request %q instead of %q", reply.ID, ask.ID)
+	}
+	return reply, nil
+}
+
+// resendAfter is the initial timeout that RFC 8085 section 3.1.3 advises.
+const resendAfter = time.Second
+
+// exchangeDatagrams sends the request again each second, since a datagram may be
+// lost, until a reply with its id comes. All go from the same port: to conntrack
+// they are one flow.
+func (s *Session) exchangeDatagrams(ctx context.Context, ask request) (Reply, error) {
+	for {
+		if err := writeLine(s.conn, ask); err != nil {
+			return Reply{}, err
+		}
+		reply, err := s.awaitDatagram(ctx, ask.ID, time.Now().Add(resendAfter))
+		if !errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
+			return reply, err
+		}
+	}
+}
+
+func (s *Session) awaitDatagram(ctx context.Context, id string, until time.Time) (Reply, error) {
+	if err := s.conn.SetReadDeadline(until); err != nil {
+		return Reply{}, err
+	}
+	for ctx.Err() == nil { // its end may have set the deadline just before us
+		var reply Reply
+		if err := readLine(s.lines, &reply); err != nil {
+			return Reply{}, err
+		}
+		if reply.ID == id { // else it is the second reply to a request sent twice
+			return reply, nil
+		}
+	}
+	return Reply{}, ctx.Err()
+}
