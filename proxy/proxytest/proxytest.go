@@ -1,0 +1,212 @@
+// Package proxytest is one table of behaviours that every backend must show. For
+// each row it builds a cluster around a real node, has the backend program it,
+// sends real packets from everybody who may send, and compares what happened with
+// Table.Lookup, the oracle; and the oracle with what the row says.
+package proxytest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead/fairlead/e2e/echo"
+	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+const (
+	// patience is how long an answer that must come may take.
+	patience = 10 * time.Second
+	// silence is how long none must have come where none may.
+	silence = 200 * time.Millisecond
+	// flowsEach is how many flows each backend must get.
+	flowsEach = 2
+)
+
+// Run tries every behaviour with the backend that start makes. start is called
+// on a thread inside the node's namespace, as are the backend's methods.
+func Run(t *testing.T, start func(context.Context) (proxy.Backend, error)) {
+	w := newWorld(t)
+	var backend proxy.Backend
+	err := w.node.Do(func() (err error) {
+		backend, err = start(t.Context())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ipv6 := range []bool{false, true} {
+		for _, protocol := range []service.Protocol{service.TCP, service.UDP, service.SCTP} {
+			v := variant{ipv6, protocol}
+			t.Run(v.String(), func(t *testing.T) {
+				for _, b := range behaviours {
+					t.Run(b.name, func(t *testing.T) { w.try(t, b, v, backend) })
+				}
+			})
+		}
+	}
+}
+
+// try goes through one behaviour, from a cluster without Services.
+func (w *world) try(t *testing.T, b behaviour, v variant, backend proxy.Backend) {
+	resolver := service.NewResolver(service.Config{NodeName: "n1"})
+	resolver.Apply(service.Update{Nodes: map[string]*service.Node{"n1": thisNode()}})
+	sync := func(change service.Change) {
+		err := w.node.Do(func() error { return backend.Sync(t.Context(), resolver.Table(), change) })
+		if err != nil {
+			t.Fatalf("sync: %v", err)
+		}
+	}
+	sync(service.Change{Senders: true})
+	for i, s := range b.steps {
+		u := service.Update{Services: map[service.Name]*service.Service{}, Slices: map[service.Name]*service.Slice{}}
+		for _, o := range s.objects {
+			o(v, &u)
+		}
+		sync(resolver.Apply(u))
+		w.forgetFlows(t)
+		for _, f := range s.flows {
+			name := fmt.Sprintf("step %d, %s asks VIP %d port %d", i+1, f.from, f.vip, f.port)
+			to := netip.AddrPortFrom(v.vip(f.vip), f.port)
+			decision := resolver.Table().Lookup(service.Packet{Src: v.addr(f.from), Dst: to, Protocol: v.protocol})
+			if diff := cmp.Diff(f.want, describe(decision)); diff != "" {
+				t.Errorf("%s: (-row +oracle)\n%s", name, diff)
+			}
+			want := describe(decision)
+			if decision.Verdict == service.Pass || decision.Verdict == service.Drop {
+				want = "silence"
+			}
+			if diff := cmp.Diff(want, w.observe(t, f.from, v, to, len(decision.Backends))); diff != "" {
+				t.Errorf("%s: (-oracle +packets)\n%s", name, diff)
+			}
+		}
+	}
+}
+
+// describe puts a decision into words: "pass", "reject", "drop", or the backends
+// in their order; one that sees an address of the node's instead of the sender's
+// has a star.
+func describe(d service.Decision) string {
+	if d.Verdict != service.Forward {
+		return d.Verdict.String()
+	}
+	var words []string
+	for _, b := range d.Backends {
+		words = append(words, word(b, d.Masquerades(b)))
+	}
+	return strings.Join(words, " ")
+}
+
+// word names a backend: a, or a:9090 where it is not at servicePort.
+func word(b netip.AddrPort, masqueraded bool) string {
+	w := party(b.Addr())
+	if b.Port() != servicePort {
+		w = fmt.Sprintf("%s:%d", w, b.Port())
+	}
+	if masqueraded {
+		w += "*"
+	}
+	return w
+}
+
+// observe sends real flows and describes what became of them in the same words,
+// or as "silence". Each of the n backends that should take turns must get
+// exactly flowsEach flows; else the word says how many it got.
+func (w *world) observe(t *testing.T, from string, v variant, to netip.AddrPort, n int) string {
+	t.Helper()
+	flows, limit := n*flowsEach, patience
+	if n == 0 {
+		flows, limit = 1, silence
+	}
+	replies, err := w.ask(t, from, v, to, flows, limit)
+	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "reject"
+	case errors.Is(err, syscall.EPERM) && from == "node":
+		return "reject" // what the kernel answers a sender whose packet does not pass its own output filter
+	case timeout && n == 0:
+		return "silence"
+	case err != nil:
+		return "failed: " + err.Error()
+	}
+	turns := map[string]int{}
+	for _, r := range replies {
+		turns[word(r.Server, party(r.Client.Addr()) != from)]++
+	}
+	var words []string
+	for w, got := range turns {
+		if got != flowsEach {
+			w = fmt.Sprintf("%s(%d flows)", w, got)
+		}
+		words = append(words, w)
+	}
+	slices.Sort(words)
+	return strings.Join(words, " ")
+}
+
+// ask opens n connections one after the other and asks once on each. All stay
+// open to the end, so that no two have one source port.
+func (w *world) ask(t *testing.T, from string, v variant, to netip.AddrPort, n int, limit time.Duration) ([]echo.Reply, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	var replies []echo.Reply
+	for range n {
+		var session *echo.Session
+		err := w.parties[from].Do(func() (err error) {
+			session, err = echo.Open(ctx, v.protocol.String(), netip.AddrPort{}, to)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = session.Close() }()
+		reply, err := session.Ask(ctx)
+		if err != nil {
+			return nil, err
+		}
+		replies = append(replies, reply)
+	}
+	return replies, nil
+}
+
+// serve runs the server of a party until the test ends.
+func serve(t *testing.T, name string, ns *netns.NS) {
+	t.Helper()
+	var at []echo.Endpoint
+	for _, addr := range where[name] {
+		for _, port := range []uint16{servicePort, otherPort} {
+			for _, network := range []string{"tcp", "udp", "sctp"} {
+				at = append(at, echo.Endpoint{Network: network, Addr: netip.AddrPortFrom(addr, port)})
+			}
+		}
+	}
+	var server *echo.Server
+	err := ns.Do(func() (err error) {
+		server, err = echo.Listen(name, at...)
+		return err
+	})
+	if err != nil {
+		t.Fatalf("serve %s: %v", name, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- server.Serve(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("server %s: %v", name, err)
+		}
+	})
+}
