@@ -1,0 +1,39 @@
+# make build   static binaries in bin/
+# make demo    a cluster of two nodes on this machine, and what it can do
+# make test    all tests; the kernel's part is done by the kernel, so root is needed
+# make lint    what the code must keep to
+.DEFAULT_GOAL := build
+.PHONY: build demo test e2e bench lint generate clean packages
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PROGRAMS := fairlead fairlead-cni fairlead-lab
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
+
+demo: packages build
+	bin/fairlead-lab demo
+
+test: packages
+	go test -timeout 20m ./...
+
+e2e: packages
+	go test -timeout 20m -count=1 -v ./e2e/...
+
+bench: packages
+	go test -run '^$$' -bench . ./...
+
+lint:
+	go tool -modfile=.tools/go.mod golangci-lint run ./...
+
+generate:
+	go generate ./...
+
+clean:
+	rm -rf bin
+
+# The programs that the demo and the tests call, and the Debian packages that
+# have them: installed when missing, by root, and said.
+packages:
+	@.ci/packages ip:iproute2 iptables:iptables ip6tables:iptables
