@@ -1,0 +1,164 @@
+// Package ipam gives addresses out and takes them back: one address of each set
+// of ranges to an owner, who is an interface of a container.
+//
+// It is pure: standard library only, no clock, no I/O. What it knows lives in an
+// ordered map of byte strings (Tx, the keys are in schema.go), which package
+// ipam/disk keeps in a file; configuration and requests come from
+// cni/hostlocal, and the addresses go back there.
+//
+// Two promises. No address has two owners. And a freed address is given again as
+// late as possible, so that neither a peer's neighbour cache nor a flow's
+// conntrack entry meets a new pod under an old address: for that a range gives
+// its never-given addresses first and the longest freed ones after them. Both
+// cost a few look-ups, whatever is held.
+package ipam
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Owner is what CNI calls an attachment to one network.
+type Owner struct {
+	ContainerID, IfName string
+}
+
+func (o Owner) String() string { return "container " + o.ContainerID + " interface " + o.IfName }
+
+// Lease is what an owner holds, and what is known of the owner.
+type Lease struct {
+	Owner `json:"-"` // it is the key
+	// Addrs is one address of each set that the configuration had, in its
+	// order. It is empty when the owner holds nothing.
+	Addrs []netip.Addr `json:"addrs"`
+	Netns string       `json:"netns,omitempty"` // path of the network namespace
+	Pod   string       `json:"pod,omitempty"`   // namespace/name, "" outside Kubernetes
+	Boot  string       `json:"boot"`            // boot of the kernel in which the lease began
+	Since time.Time    `json:"since"`
+}
+
+// Request asks for one address of each set.
+type Request struct {
+	Owner      Owner
+	Netns, Pod string // as in Lease
+	// Wanted are the addresses to give; a set that contains none of them gives
+	// one of its choice.
+	Wanted []netip.Addr
+	Boot   string // the running boot
+	Now    time.Time
+}
+
+// Address is one address of a lease as an interface needs it.
+type Address struct {
+	Prefix  netip.Prefix // the address, with the length of its subnet
+	Gateway netip.Addr
+}
+
+// Allocate gives the owner one address of each set and returns them in the
+// order of the sets. It must follow Reclaim in the same transaction. On an error
+// the transaction may hold half of the change and must be rolled back.
+//
+// The sets' ranges are valid and do not overlap. The errors that are the
+// caller's to tell apart are *DuplicateError, *RequestError, *HeldError and
+// *ExhaustedError.
+func Allocate(tx Tx, sets []Set, req Request) ([]Address, error) {
+	lease, err := Held(tx, req.Owner)
+	if err != nil {
+		return nil, err
+	}
+	if len(lease.Addrs) > 0 {
+		return nil, &DuplicateError{Owner: req.Owner, Addrs: lease.Addrs}
+	}
+	wanted, err := place(sets, req.Wanted)
+	if err != nil {
+		return nil, err
+	}
+	b, err := openBook(tx)
+	if err != nil {
+		return nil, err
+	}
+	stocks, err := b.adopt(sets)
+	if err != nil {
+		return nil, err
+	}
+	lease = Lease{Owner: req.Owner, Netns: req.Netns, Pod: req.Pod, Boot: req.Boot, Since: req.Now}
+	given := make([]Address, len(sets))
+	for i, set := range sets {
+		addr, err := b.give(stocks[i], wanted[i], req.Owner)
+		if err != nil {
+			return nil, err
+		}
+		if !addr.IsValid() {
+			return nil, &ExhaustedError{Set: set}
+		}
+		lease.Addrs = append(lease.Addrs, addr)
+		given[i] = set.address(addr)
+	}
+	if err := putLease(tx, lease); err != nil {
+		return nil, err
+	}
+	return given, b.save()
+}
+
+// Release takes back whatever the owner holds; to hold nothing is no error. It
+// needs no configuration: the stored ranges say where an address belongs. On an
+// error the transaction must be rolled back.
+func Release(tx Tx, owner Owner, now time.Time) error {
+	lease, err := Held(tx, owner)
+	if err != nil || len(lease.Addrs) == 0 {
+		return err
+	}
+	b, err := openBook(tx)
+	if err != nil {
+		return err
+	}
+	for _, addr := range lease.Addrs {
+		if err := b.free(addr, now); err != nil {
+			return err
+		}
+	}
+	if err := tx.Delete(leaseKey(owner)); err != nil {
+		return err
+	}
+	return b.save()
+}
+
+// Reclaim frees what was given in an earlier boot than the one named: no pod
+// outlives the kernel that ran it. A store is of one boot, the one it last saw,
+// so this is one comparison when there is nothing to do and an empty store
+// otherwise. Every transaction that writes begins with it.
+func Reclaim(tx Tx, boot string) error {
+	stored, err := get(tx, bootKey)
+	if err != nil || string(stored) == boot {
+		return err
+	}
+	for _, prefix := range ofBoot {
+		if err := deleteAll(tx, []byte{prefix}); err != nil {
+			return err
+		}
+	}
+	return tx.Put(bootKey, []byte(boot))
+}
+
+// place puts each wanted address to the set that gives it. The zero Addr stands
+// for a set that is free to choose.
+func place(sets []Set, wanted []netip.Addr) ([]netip.Addr, error) {
+	placed := make([]netip.Addr, len(sets))
+	what := reserved(sets)
+	for _, addr := range wanted {
+		i := slices.IndexFunc(sets, func(s Set) bool { return s.index(addr) >= 0 })
+		if i < 0 {
+			return nil, &RequestError{Addr: addr, Reason: "it is in no range"}
+		}
+		if what[addr] != "" {
+			return nil, &RequestError{Addr: addr, Reason: "it is " + what[addr]}
+		}
+		if placed[i].IsValid() && placed[i] != addr {
+			return nil, &RequestError{Addr: addr, Reason: "one address is given of " +
+				sets[i].String() + ", and " + placed[i].String() + " is requested too"}
+		}
+		placed[i] = addr
+	}
+	return placed, nil
+}
