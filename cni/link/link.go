@@ -1,0 +1,156 @@
+// Package link is what attaching pods asks of the kernel: network namespaces
+// and, in each, interfaces, addresses, routes and sysctls. Every verb is one or
+// two netlink messages on a socket that was opened inside its namespace, so no
+// thread has to stay there and order of calls is all that a caller thinks of.
+//
+// It decides nothing: what a pod gets comes from cni and its modes, errors go
+// back to them. Among what deals with pods it is the only importer of netlink.
+package link
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNoNamespace says that a path does not lead to a network namespace, or
+	// no longer does.
+	ErrNoNamespace = errors.New("no such network namespace")
+	// ErrNoDevice says that a namespace has no such interface.
+	ErrNoDevice = errors.New("no such interface")
+)
+
+// NS is a network namespace, held open. It is for one goroutine.
+type NS struct {
+	file    netns.NsHandle
+	netlink *netlink.Handle
+	raw     *nl.SocketHandle // for requests that netlink has no call for; nil until the first
+}
+
+// Host opens the network namespace of the calling thread: the node's.
+func Host() (*NS, error) {
+	file, err := netns.Get()
+	if err != nil {
+		return nil, fmt.Errorf("open the network namespace of this process: %w", err)
+	}
+	return open(file)
+}
+
+// Open opens the network namespace at path, as a runtime names a pod's. The
+// error wraps ErrNoNamespace if there is none.
+func Open(path string) (*NS, error) {
+	file, err := netns.GetFromPath(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("open %s: %w", path, ErrNoNamespace)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	if kind, err := unix.IoctlRetInt(int(file), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		_ = file.Close()
+		return nil, fmt.Errorf("open %s: %w", path, ErrNoNamespace)
+	}
+	ns, err := open(file)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	return ns, nil
+}
+
+// open owns file from here on.
+func open(file netns.NsHandle) (*NS, error) {
+	handle, err := netlink.NewHandleAt(file, unix.NETLINK_ROUTE)
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	return &NS{file: file, netlink: handle}, nil
+}
+
+// Close gives the namespace back, and the lock on it with it.
+func (ns *NS) Close() {
+	ns.netlink.Close()
+	if ns.raw != nil {
+		ns.raw.Close()
+	}
+	_ = ns.file.Close() // opened for reading: there is nothing to lose
+}
+
+// Same reports whether both are the same namespace.
+func (ns *NS) Same(other *NS) bool { return ns.file.Equal(other.file) }
+
+// Lock is a kind of lock on a namespace.
+type Lock int
+
+const (
+	// Shared is held by any number of processes together.
+	Shared Lock = unix.LOCK_SH
+	// Exclusive is held by one process alone.
+	Exclusive Lock = unix.LOCK_EX
+)
+
+// Lock waits for the lock, which lasts until Close. Asking again with another
+// kind changes it, but not in one step: others may come in between, so what was
+// learnt under the former lock is to be read again.
+//
+// The lock is flock(2) on the namespace itself: it needs no file in any
+// directory, ends with the process, and two nodes in namespaces of one machine
+// do not wait for each other.
+func (ns *NS) Lock(kind Lock) error {
+	for {
+		err := unix.Flock(int(ns.file), int(kind))
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("lock network namespace: %w", err)
+		}
+	}
+}
+
+// do runs f on a thread that is inside the namespace: the files below
+// /proc/sys/net are those of the namespace of the thread that opens them.
+func (ns *NS) do(f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		return fmt.Errorf("open the network namespace of this process: %w", err)
+	}
+	defer func() { _ = home.Close() }()
+	if err := netns.Set(ns.file); err != nil {
+		return fmt.Errorf("enter network namespace: %w", err)
+	}
+	err = f()
+	if back := netns.Set(home); back != nil {
+		// Locked once more than it is unlocked: this thread, which is in the
+		// wrong namespace, runs no other goroutine ever again.
+		runtime.LockOSThread()
+		return errors.Join(err, fmt.Errorf("leave network namespace: %w", back))
+	}
+	return err
+}
+
+// request starts a netlink message that netlink itself cannot make.
+func (ns *NS) request(kind, flags int) (*nl.NetlinkRequest, error) {
+	if ns.raw == nil {
+		socket, err := nl.GetNetlinkSocketAt(ns.file, netns.None(), unix.NETLINK_ROUTE)
+		if err != nil {
+			return nil, fmt.Errorf("open netlink socket: %w", err)
+		}
+		// The kernel then says in words what it did not like. Kernels before
+		// 4.12 cannot, and their errors stay as short as they are.
+		_ = socket.SetExtAck(true)
+		ns.raw = &nl.SocketHandle{Socket: socket}
+	}
+	request := nl.NewNetlinkRequest(kind, flags)
+	request.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: ns.raw}
+	return request, nil
+}

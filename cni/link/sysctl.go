@@ -1,0 +1,42 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+)
+
+// Sysctl is a value below /proc/sys. Path has slashes, because the names of
+// interfaces may hold dots: net/ipv4/conf/eth0.100/arp_notify.
+type Sysctl struct{ Path, Value string }
+
+// Sysctl reads a value of the namespace. The error wraps fs.ErrNotExist if the
+// kernel has none of that name, as without IPv6.
+func (ns *NS) Sysctl(path string) (string, error) {
+	var value []byte
+	err := ns.do(func() (err error) {
+		value, err = os.ReadFile("/proc/sys/" + path)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("read sysctl: %w", err)
+	}
+	return strings.TrimSpace(string(value)), nil
+}
+
+// SetSysctls sets values of the namespace in the order given. A value that the
+// kernel does not have, as those of IPv6 in a kernel without it, is passed over:
+// what it was set for then fails by itself, and says so better.
+func (ns *NS) SetSysctls(values ...Sysctl) error {
+	return ns.do(func() error {
+		for _, v := range values {
+			err := os.WriteFile("/proc/sys/"+v.Path, []byte(v.Value), 0o644)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("set sysctl %s=%s: %w", v.Path, v.Value, err)
+			}
+		}
+		return nil
+	})
+}
