@@ -2,6 +2,7 @@ package sctp
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -99,19 +100,17 @@ func (c *conn) Write(b []byte) (int, error) {
 
 // failed gives an error of pion the meaning that a net.Conn would give it.
 func (c *conn) failed(op string, err error) error {
-	select {
-	case <-c.path.closed:
-		err = c.path.reason()
-	default:
-	}
-	if c.closed.Load() {
+	switch {
+	case c.closed.Load():
 		err = net.ErrClosed
+	case c.path.isClosed():
+		err = c.path.reason()
 	}
-	if err == io.EOF && op == "read" {
+	switch {
+	case op == "read" && err == io.EOF:
 		return io.EOF
-	}
-	if err == io.EOF {
-		err = syscall.EPIPE
+	case err == io.EOF, errors.Is(err, sctp.ErrPayloadDataStateNotExist):
+		err = syscall.EPIPE // the peer has shut down, or is about to
 	}
 	return &net.OpError{Op: op, Net: "sctp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }

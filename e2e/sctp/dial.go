@@ -59,7 +59,10 @@ func dialPath(raw *net.IPConn, port uint16, remote netip.AddrPort) (*path, error
 			p.fail(syscall.ECONNREFUSED)
 		}
 	}
-	p.release = func() { _ = raw.Close() }
+	p.release = func() {
+		_ = raw.Close()
+		claim.release()
+	}
 	p.transmit = func(out packet) error {
 		_, err := raw.Write(out)
 		if err != nil {
@@ -67,15 +70,12 @@ func dialPath(raw *net.IPConn, port uint16, remote netip.AddrPort) (*path, error
 		}
 		return err
 	}
-	go func() {
-		defer claim.release()
-		receive(raw, func(_ netip.Addr, in packet) {
-			// The filter may have been attached after the first packet came.
-			if in.source() == remote.Port() && in.destination() == claim.addr.Port() {
-				p.deliver(in)
-			}
-		}, broken)
-	}()
+	go receive(raw, func(_ netip.Addr, in packet) {
+		// The filter may have been attached after the first packet came.
+		if in.source() == remote.Port() && in.destination() == p.local.Port() {
+			p.deliver(in)
+		}
+	}, broken)
 	return p, nil
 }
 

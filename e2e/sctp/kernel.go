@@ -164,57 +164,6 @@ func (k kernel) listen(laddr netip.AddrPort) (net.Listener, error) {
 	return &kernelListener{file: file, local: Addr(local)}, nil
 }
 
-type kernelListener struct {
-	file  *os.File
-	local Addr
-}
-
-func (l *kernelListener) Accept() (net.Conn, error) {
-	raw, err := l.file.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var fd int
-	var peer unix.Sockaddr
-	failed := raw.Read(func(listening uintptr) bool {
-		fd, peer, err = unix.Accept4(int(listening), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		return !errors.Is(err, unix.EAGAIN)
-	})
-	if errors.Is(failed, os.ErrClosed) {
-		err = net.ErrClosed
-	} else if failed != nil {
-		err = failed
-	}
-	if err != nil {
-		return nil, &net.OpError{Op: "accept", Net: "sctp", Addr: l.local, Err: err}
-	}
-	return newKernelConn(os.NewFile(uintptr(fd), "sctp"), addrPort(peer))
-}
-
-func (l *kernelListener) Close() error   { return l.file.Close() }
-func (l *kernelListener) Addr() net.Addr { return l.local }
-
-// kernelConn reads and writes by os.File. Its Close starts the shutdown, which
-// the kernel finishes.
-type kernelConn struct {
-	*os.File
-	local, remote Addr
-}
-
-func newKernelConn(file *os.File, remote netip.AddrPort) (net.Conn, error) {
-	var local netip.AddrPort
-	var err error
-	failed := control(file, func(fd int) { local, err = localAddr(fd) })
-	if err = errors.Join(failed, err); err != nil {
-		_ = file.Close()
-		return nil, err
-	}
-	return &kernelConn{File: file, local: Addr(local), remote: Addr(remote)}, nil
-}
-
-func (c *kernelConn) LocalAddr() net.Addr  { return c.local }
-func (c *kernelConn) RemoteAddr() net.Addr { return c.remote }
-
 func localAddr(fd int) (netip.AddrPort, error) {
 	name, err := unix.Getsockname(fd)
 	if err != nil {

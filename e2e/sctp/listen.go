@@ -27,7 +27,7 @@ type listener struct {
 const handshakeTimeout = 10 * time.Second
 
 func listenUser(laddr netip.AddrPort) (net.Listener, error) {
-	claim, err := claimPort(netip.AddrPortFrom(laddr.Addr().Unmap(), laddr.Port()))
+	claim, err := claimPort(laddr)
 	if err != nil {
 		return nil, err
 	}
@@ -43,10 +43,7 @@ func listenUser(laddr netip.AddrPort) (net.Listener, error) {
 		closed:   make(chan struct{}),
 		paths:    map[netip.AddrPort]*path{},
 	}
-	go func() {
-		defer claim.release()
-		receive(raw, l.deliver, func() {})
-	}()
+	go receive(raw, l.deliver, func() {})
 	return l, nil
 }
 
@@ -149,11 +146,12 @@ func (l *listener) forget(p *path) {
 	l.closeIdle()
 }
 
-// closeIdle closes the raw socket once nothing needs it any more.
+// closeIdle gives socket and port back once nothing needs them any more.
 // The caller holds mu.
 func (l *listener) closeIdle() {
 	if l.isClosed() && len(l.paths) == 0 {
 		_ = l.raw.Close()
+		l.claim.release()
 	}
 }
 

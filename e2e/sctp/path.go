@@ -16,15 +16,16 @@ type path struct {
 	local, remote netip.AddrPort
 
 	transmit func(packet) error // to the raw socket
-	release  func()             // called once, when the path closes
+	release  func()             // gives back what the path holds; called once
 	inbound  chan packet
-
-	mu       sync.Mutex // guards all below
-	localTag uint32     // what the peer must send; from our INIT or INIT ACK
-	peerTag  uint32     // what the peer wants to see
-	cause    error      // why the path closed; nil after a graceful shutdown
-	guard    *time.Timer
+	ending   sync.Once
 	closed   chan struct{}
+
+	mu       sync.Mutex  // guards all below
+	localTag uint32      // what the peer must send; from our INIT or INIT ACK
+	peerTag  uint32      // what the peer wants to see
+	cause    error       // why the path closed; nil after a graceful shutdown
+	guard    *time.Timer // runs from the peer's SHUTDOWN to the end
 }
 
 const (
@@ -68,13 +69,11 @@ func (p *path) Write(b []byte) (int, error) {
 		}
 	}
 	out.seal(p.local.Port(), p.remote.Port())
-	select {
-	case <-p.closed:
+	if p.isClosed() {
 		return 0, net.ErrClosed
-	default:
-		_ = p.transmit(out)
-		return len(b), nil
 	}
+	_ = p.transmit(out)
+	return len(b), nil
 }
 
 // setTags remembers the tags that are not zero (a first INIT has no peer's tag).
@@ -172,22 +171,27 @@ func (p *path) Close() error {
 	return nil
 }
 
-// fail closes the path. The first cause stays.
+// fail closes the path and gives its socket and port back. The first cause stays.
 func (p *path) fail(cause error) {
-	p.mu.Lock()
+	p.ending.Do(func() {
+		p.mu.Lock()
+		p.cause = cause
+		if p.guard != nil {
+			p.guard.Stop()
+		}
+		p.mu.Unlock()
+		p.release()
+		close(p.closed)
+	})
+}
+
+func (p *path) isClosed() bool {
 	select {
 	case <-p.closed:
-		p.mu.Unlock()
-		return
+		return true
 	default:
+		return false
 	}
-	p.cause = cause
-	if p.guard != nil {
-		p.guard.Stop()
-	}
-	close(p.closed)
-	p.mu.Unlock()
-	p.release()
 }
 
 // reason is what a reader gets after the last byte.

@@ -53,7 +53,7 @@ func Dial(ctx context.Context, laddr, raddr netip.AddrPort) (net.Conn, error) {
 	if kernelSpeaks() {
 		dial = kernel{unix.IPPROTO_SCTP}.dial
 	}
-	conn, err := dial(ctx, laddr, raddr)
+	conn, err := dial(ctx, unmap(laddr), unmap(raddr))
 	if err != nil {
 		return nil, fmt.Errorf("dial sctp %s: %w", raddr, err)
 	}
@@ -71,7 +71,7 @@ func Listen(laddr netip.AddrPort) (net.Listener, error) {
 	if kernelSpeaks() {
 		listen = kernel{unix.IPPROTO_SCTP}.listen
 	}
-	listener, err := listen(laddr)
+	listener, err := listen(unmap(laddr))
 	if err != nil {
 		return nil, fmt.Errorf("listen sctp %s: %w", laddr, err)
 	}
@@ -81,6 +81,11 @@ func Listen(laddr netip.AddrPort) (net.Listener, error) {
 // An association that is offered at every address of the host tells the peer all
 // of them, and the peer would then go around the translated one.
 var errOneAddress = errors.New("an endpoint needs one address of its own")
+
+// unmap gives an IPv4 address that wears its IPv6 form its own.
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
 
 // Implementation says in a log who does the work.
 func Implementation() string {
