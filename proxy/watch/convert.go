@@ -1,0 +1,293 @@
+package watch
+
+import (
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// The functions of this file turn API objects into structs. They check what the
+// API server would check of the fields that are used, since a manifest has met no
+// API server: later everything may rely on it, and names may be written into
+// rules as they are. With any error the struct is of no use.
+
+func convertService(obj *corev1.Service) (*service.Service, field.ErrorList) {
+	name, errs := convertName(obj.ObjectMeta, validation.IsDNS1123Label)
+	ips, ipErrs := clusterIPs(&obj.Spec)
+	ports, portErrs := servicePorts(&obj.Spec)
+	errs = append(errs, ipErrs...)
+	errs = append(errs, portErrs...)
+	return &service.Service{
+		Name:       name,
+		Created:    obj.CreationTimestamp.Time,
+		ClusterIPs: ips,
+		Ports:      ports,
+	}, errs
+}
+
+// convertName checks the metadata of a namespaced object. The rule of its name
+// depends on the kind.
+func convertName(meta metav1.ObjectMeta, rule func(string) []string) (service.Name, field.ErrorList) {
+	path := field.NewPath("metadata")
+	name := service.Name{Namespace: namespaceOf(meta.Namespace), Name: meta.Name}
+	errs := checkName(path.Child("name"), name.Name, rule)
+	return name, append(errs, checkName(path.Child("namespace"), name.Namespace, validation.IsDNS1123Label)...)
+}
+
+func namespaceOf(given string) string {
+	if given == "" {
+		return metav1.NamespaceDefault
+	}
+	return given
+}
+
+func checkName(path *field.Path, name string, rule func(string) []string) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	var errs field.ErrorList
+	for _, message := range rule(name) {
+		errs = append(errs, field.Invalid(path, name, message))
+	}
+	return errs
+}
+
+// clusterIPs returns the virtual IPs of a Service: none if it is headless, if it
+// is but a name for something outside, or if it was given none.
+func clusterIPs(spec *corev1.ServiceSpec) ([]netip.Addr, field.ErrorList) {
+	path := field.NewPath("spec")
+	switch spec.Type {
+	case "", corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+	case corev1.ServiceTypeExternalName:
+		return nil, nil
+	default:
+		return nil, field.ErrorList{field.NotSupported(path.Child("type"), spec.Type, []corev1.ServiceType{
+			corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort,
+			corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeExternalName,
+		})}
+	}
+	if spec.ClusterIP == corev1.ClusterIPNone && len(spec.ClusterIPs) == 0 {
+		return nil, nil
+	}
+	values, errs := plural(path, "clusterIP", spec.ClusterIP, spec.ClusterIPs)
+	if len(values) == 1 && values[0].text == corev1.ClusterIPNone {
+		return nil, errs
+	}
+	var families onePerFamily
+	var ips []netip.Addr
+	for i, v := range values {
+		ip, err := parseUnicast(v.path, v.text)
+		if err == nil {
+			err = families.add(v, ip)
+		}
+		if err == nil && i < len(spec.IPFamilies) && spec.IPFamilies[i] != familyOf(ip) {
+			err = field.Invalid(v.path, v.text, fmt.Sprintf("must be an %s address, as spec.ipFamilies[%d] says", spec.IPFamilies[i], i))
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		ips = append(ips, ip)
+	}
+	return ips, errs
+}
+
+func servicePorts(spec *corev1.ServiceSpec) ([]service.ServicePort, field.ErrorList) {
+	type number struct {
+		protocol service.Protocol
+		port     uint16
+	}
+	path := field.NewPath("spec", "ports")
+	ports := make([]service.ServicePort, 0, len(spec.Ports))
+	names, numbers := map[string]bool{}, map[number]bool{}
+	var errs field.ErrorList
+	for i, p := range spec.Ports {
+		path := path.Index(i)
+		port, portErrs := convertPort(path, p.Name, p.Protocol, p.Port)
+		errs = append(errs, portErrs...)
+		key := number{port.Protocol, port.Port}
+		switch {
+		case p.Name == "" && len(spec.Ports) > 1:
+			errs = append(errs, field.Required(path.Child("name"), "must tell the ports of a Service apart"))
+		case names[p.Name]:
+			errs = append(errs, field.Duplicate(path.Child("name"), p.Name))
+		case len(portErrs) == 0 && numbers[key]:
+			errs = append(errs, field.Duplicate(path, fmt.Sprintf("%d/%s", p.Port, port.Protocol)))
+		}
+		names[p.Name], numbers[key] = true, true
+		ports = append(ports, port)
+	}
+	return ports, errs
+}
+
+// convertPort checks one port of a Service or of a slice.
+func convertPort(path *field.Path, name string, protocol corev1.Protocol, port int32) (service.ServicePort, field.ErrorList) {
+	var errs field.ErrorList
+	if name != "" {
+		errs = checkName(path.Child("name"), name, validation.IsDNS1123Label)
+	}
+	number, ok := protocols[protocol]
+	if !ok {
+		errs = append(errs, field.NotSupported(path.Child("protocol"), protocol,
+			[]corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP}))
+	}
+	for _, message := range validation.IsValidPortNum(int(port)) {
+		errs = append(errs, field.Invalid(path.Child("port"), port, message))
+	}
+	return service.ServicePort{Name: name, Protocol: number, Port: uint16(port)}, errs
+}
+
+// protocols has the API's names; an absent protocol means TCP.
+var protocols = map[corev1.Protocol]service.Protocol{
+	"":                  service.TCP,
+	corev1.ProtocolTCP:  service.TCP,
+	corev1.ProtocolUDP:  service.UDP,
+	corev1.ProtocolSCTP: service.SCTP,
+}
+
+func convertSlice(obj *discovery.EndpointSlice) (*service.Slice, field.ErrorList) {
+	name, errs := convertName(obj.ObjectMeta, validation.IsDNS1123Subdomain)
+	ports, portErrs := slicePorts(obj.Ports)
+	endpoints, endpointErrs := endpoints(obj)
+	errs = append(errs, portErrs...)
+	errs = append(errs, endpointErrs...)
+	return &service.Slice{
+		Name:      name,
+		Service:   obj.Labels[discovery.LabelServiceName],
+		Ports:     ports,
+		Endpoints: endpoints,
+	}, errs
+}
+
+func slicePorts(given []discovery.EndpointPort) ([]service.SlicePort, field.ErrorList) {
+	ports := make([]service.SlicePort, 0, len(given))
+	names := map[string]bool{}
+	var errs field.ErrorList
+	for i, p := range given {
+		path := field.NewPath("ports").Index(i)
+		if p.Port == nil {
+			// To the API this means all ports, of which a Service port
+			// cannot be led to any one.
+			errs = append(errs, field.Required(path.Child("port"), "must be the port that a Service's traffic goes to"))
+			continue
+		}
+		name := valueOr(p.Name, "")
+		port, portErrs := convertPort(path, name, valueOr(p.Protocol, ""), *p.Port)
+		errs = append(errs, portErrs...)
+		if names[name] {
+			errs = append(errs, field.Duplicate(path.Child("name"), name))
+		}
+		names[name] = true
+		ports = append(ports, service.SlicePort(port))
+	}
+	return ports, errs
+}
+
+func endpoints(obj *discovery.EndpointSlice) ([]service.Endpoint, field.ErrorList) {
+	path := field.NewPath("addressType")
+	switch obj.AddressType {
+	case discovery.AddressTypeIPv4, discovery.AddressTypeIPv6:
+	case "":
+		return nil, field.ErrorList{field.Required(path, "must be IPv4 or IPv6")}
+	default:
+		// FQDN too: the API gives it no meaning.
+		return nil, field.ErrorList{field.NotSupported(path, obj.AddressType,
+			[]discovery.AddressType{discovery.AddressTypeIPv4, discovery.AddressTypeIPv6})}
+	}
+	found := make([]service.Endpoint, 0, len(obj.Endpoints))
+	var errs field.ErrorList
+	for i, e := range obj.Endpoints {
+		addr, err := endpointAddr(field.NewPath("endpoints").Index(i).Child("addresses"), obj.AddressType, e.Addresses)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		found = append(found, service.Endpoint{
+			Addr:        addr,
+			Ready:       valueOr(e.Conditions.Ready, true),
+			Serving:     valueOr(e.Conditions.Serving, true),
+			Terminating: valueOr(e.Conditions.Terminating, false),
+			Node:        valueOr(e.NodeName, ""),
+		})
+	}
+	return found, errs
+}
+
+// endpointAddr returns the first address: the API gives further ones no meaning,
+// and kube-proxy does not look at them either.
+func endpointAddr(path *field.Path, family discovery.AddressType, addrs []string) (netip.Addr, *field.Error) {
+	if len(addrs) == 0 {
+		return netip.Addr{}, field.Required(path, "must have an address")
+	}
+	addr, err := parseUnicast(path.Index(0), addrs[0])
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if familyOf(addr) != corev1.IPFamily(family) {
+		return netip.Addr{}, field.Invalid(path.Index(0), addrs[0], fmt.Sprintf("must be an %s address, as addressType says", family))
+	}
+	return addr, nil
+}
+
+func convertNode(obj *corev1.Node) (*service.Node, field.ErrorList) {
+	meta := field.NewPath("metadata")
+	errs := checkName(meta.Child("name"), obj.Name, validation.IsDNS1123Subdomain)
+	if obj.Namespace != "" {
+		errs = append(errs, field.Forbidden(meta.Child("namespace"), "a Node is in no namespace"))
+	}
+	addrs, addrErrs := nodeAddrs(obj.Status.Addresses)
+	cidrs, cidrErrs := podCIDRs(&obj.Spec)
+	errs = append(errs, addrErrs...)
+	errs = append(errs, cidrErrs...)
+	return &service.Node{Name: obj.Name, Addresses: addrs, PodCIDRs: cidrs}, errs
+}
+
+func nodeAddrs(given []corev1.NodeAddress) ([]netip.Addr, field.ErrorList) {
+	path := field.NewPath("status", "addresses")
+	var addrs []netip.Addr
+	var errs field.ErrorList
+	for i, a := range given {
+		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
+			continue
+		}
+		addr, err := parseAddr(path.Index(i).Child("address"), a.Address)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, errs
+}
+
+func podCIDRs(spec *corev1.NodeSpec) ([]netip.Prefix, field.ErrorList) {
+	values, errs := plural(field.NewPath("spec"), "podCIDR", spec.PodCIDR, spec.PodCIDRs)
+	var families onePerFamily
+	var cidrs []netip.Prefix
+	for _, v := range values {
+		cidr, err := parseCIDR(v.path, v.text)
+		if err == nil {
+			err = families.add(v, cidr.Addr())
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		cidrs = append(cidrs, cidr)
+	}
+	return cidrs, errs
+}
+
+func valueOr[T any](p *T, absent T) T {
+	if p == nil {
+		return absent
+	}
+	return *p
+}

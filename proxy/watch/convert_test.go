@@ -1,0 +1,203 @@
+package watch
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// opaque are the types that cmp must not look into.
+var opaque = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+
+// TestConvert has a row for each thing that an API object may leave out or say
+// in several ways. What it must not say is in TestProblems.
+func TestConvert(t *testing.T) {
+	web := service.Name{Namespace: "default", Name: "web"}
+	addr := netip.MustParseAddr
+	tests := []struct {
+		name, manifest string
+		want           any
+	}{{
+		name: "least Service",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web}`,
+		want: &service.Service{Name: web},
+	}, {
+		name: "full Service",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, creationTimestamp: 2024-05-01T10:00:00Z}
+spec:
+  type: LoadBalancer
+  ipFamilies: [IPv6, IPv4]
+  clusterIP: fd00::1
+  clusterIPs: ["fd00::1", 10.0.0.1]
+  ports:
+  - {name: http, port: 80, targetPort: web, nodePort: 30080}
+  - {name: dns, port: 53, protocol: UDP}
+  - {name: dns-tcp, port: 53, protocol: TCP}
+  - {name: sig, port: 3868, protocol: SCTP}`,
+		want: &service.Service{
+			Name:       service.Name{Namespace: "shop", Name: "web"},
+			Created:    time.Date(2024, 5, 1, 10, 0, 0, 0, time.UTC),
+			ClusterIPs: []netip.Addr{addr("fd00::1"), addr("10.0.0.1")},
+			Ports: []service.ServicePort{
+				{Name: "http", Protocol: service.TCP, Port: 80},
+				{Name: "dns", Protocol: service.UDP, Port: 53},
+				{Name: "dns-tcp", Protocol: service.TCP, Port: 53},
+				{Name: "sig", Protocol: service.SCTP, Port: 3868},
+			},
+		},
+	}, {
+		name: "clusterIP alone",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 10.0.0.1}`,
+		want: &service.Service{Name: web, ClusterIPs: []netip.Addr{addr("10.0.0.1")}},
+	}, {
+		name: "clusterIPs alone",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIPs: [10.0.0.1]}`,
+		want: &service.Service{Name: web, ClusterIPs: []netip.Addr{addr("10.0.0.1")}},
+	}, {
+		name: "headless",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: None}`,
+		want: &service.Service{Name: web},
+	}, {
+		name: "headless in both fields",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: None, clusterIPs: [None]}`,
+		want: &service.Service{Name: web},
+	}, {
+		name: "ExternalName",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: ExternalName, externalName: example.com, clusterIP: 10.0.0.1}`,
+		want: &service.Service{Name: web},
+	}, {
+		name: "port without name and protocol",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}`,
+		want: &service.Service{Name: web, Ports: []service.ServicePort{{Protocol: service.TCP, Port: 80}}},
+	}, {
+		name: "least slice",
+		manifest: `
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web}
+addressType: IPv4`,
+		want: &service.Slice{Name: web},
+	}, {
+		name: "slice of a Service, absent fields of ports and endpoints",
+		manifest: `
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web.v6, labels: {kubernetes.io/service-name: web}}
+addressType: IPv6
+ports:
+- {port: 80}
+- {name: sig, port: 3868, protocol: SCTP}
+endpoints:
+- addresses: ["fd00::1"]`,
+		want: &service.Slice{
+			Name:    service.Name{Namespace: "default", Name: "web.v6"},
+			Service: "web",
+			Ports: []service.SlicePort{
+				{Protocol: service.TCP, Port: 80},
+				{Name: "sig", Protocol: service.SCTP, Port: 3868},
+			},
+			Endpoints: []service.Endpoint{{Addr: addr("fd00::1"), Ready: true, Serving: true}},
+		},
+	}, {
+		name: "conditions and node of endpoints, the first of several addresses",
+		manifest: `
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web}
+addressType: IPv4
+endpoints:
+- {addresses: [10.0.0.1], conditions: {ready: false}}
+- {addresses: [10.0.0.2], conditions: {ready: false, serving: true, terminating: true}, nodeName: n1}
+- {addresses: [10.0.0.3, 10.0.0.4], conditions: {ready: true, serving: false}}`,
+		want: &service.Slice{
+			Name: web,
+			Endpoints: []service.Endpoint{
+				{Addr: addr("10.0.0.1"), Serving: true},
+				{Addr: addr("10.0.0.2"), Serving: true, Terminating: true, Node: "n1"},
+				{Addr: addr("10.0.0.3"), Ready: true},
+			},
+		},
+	}, {
+		name: "least Node",
+		manifest: `
+apiVersion: v1
+kind: Node
+metadata: {name: n1}`,
+		want: &service.Node{Name: "n1"},
+	}, {
+		name: "full Node",
+		manifest: `
+apiVersion: v1
+kind: Node
+metadata: {name: n1.example.com}
+spec:
+  podCIDR: 10.244.1.0/24
+  podCIDRs: [10.244.1.0/24, "fd00:1::/64"]
+status:
+  capacity: {cpu: "2", memory: 4Gi}
+  addresses:
+  - {type: Hostname, address: n1}
+  - {type: ExternalIP, address: 203.0.113.7}
+  - {type: InternalIP, address: "fd00::7"}
+  - {type: InternalIP, address: 192.168.0.7}`,
+		want: &service.Node{
+			Name:      "n1.example.com",
+			Addresses: []netip.Addr{addr("203.0.113.7"), addr("fd00::7"), addr("192.168.0.7")},
+			PodCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:1::/64")},
+		},
+	}, {
+		name: "podCIDR alone",
+		manifest: `
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {podCIDR: 10.244.1.0/24}`,
+		want: &service.Node{Name: "n1", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}},
+	}}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := decode([]byte(tt.manifest))
+			if len(c.problems) > 0 || len(c.objects) != 1 {
+				t.Fatalf("got %d objects and the problems %v, want one object", len(c.objects), c.problems)
+			}
+			if diff := cmp.Diff(tt.want, c.objects[0].value, opaque, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("want -, got +:\n%s", diff)
+			}
+		})
+	}
+}
