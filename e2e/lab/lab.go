@@ -1,0 +1,133 @@
+// Package lab builds a cluster of network namespaces on one machine: nodes on
+// an underlay, pods on the nodes, and on each node the real programs. It is
+// what fairlead-lab and the end-to-end tests stand on.
+//
+//	underlay   bridge "switch" 192.168.244.1, fd00:192:168:244::1
+//	           │                                │
+//	node-1     eth0 192.168.244.11              eth0 192.168.244.12     node-2
+//	           fairlead proxy                   fairlead proxy
+//	           cni0 10.244.1.1/24               cni0 10.244.2.1/24
+//	           │              │                 │
+//	pods       web-1          client-1          web-2
+//
+// Every box is a network namespace. Pods are attached by running fairlead-cni
+// through libcni, as a container runtime does; in each of them runs a server of
+// package e2e/echo as a process of its own.
+//
+// All that a lab owns lies under Root/ID, its namespaces bound to files there,
+// its processes recognisable by the namespace they are in. So a lab can be
+// removed by whoever finds it (Remove, Sweep), also when it is half made or its
+// owner was killed. Nothing else on the machine is changed: no link, address or
+// rule in the namespace that the lab is started from.
+//
+// The lab knows the programs by their command lines only and imports nothing of
+// the product.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/fairlead/fairlead/e2e/netns"
+)
+
+// Options say what lab to build.
+type Options struct {
+	ID     string // names the lab; "" is a random one
+	Nodes  int    // 1 to MaxNodes
+	Mode   string // the proxies' --mode: iptables, ebpf, auto
+	BinDir string // where fairlead, fairlead-cni and fairlead-lab are
+	// Keep: the lab outlives the process that builds it, once that has called
+	// (*Lab).Keep, until somebody calls Remove.
+	Keep bool
+}
+
+// Lab is a cluster of network namespaces. Its methods must not be called
+// concurrently, those of its Pods and Nodes may be.
+type Lab struct {
+	ID    string
+	Nodes []*Node
+
+	opts     Options
+	dir      dir
+	owner    Process
+	underlay *netns.NS
+	pods     []*Pod
+}
+
+// New builds a lab: underlay, nodes, routes between them, and a proxy on each
+// node. It has no pods and no Services yet. What a failed or cancelled New has
+// made is gone when it returns.
+func New(ctx context.Context, opts Options) (*Lab, error) {
+	if err := Preflight(opts); err != nil {
+		return nil, err
+	}
+	l, err := create(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.build(ctx); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+func (l *Lab) build(ctx context.Context) error {
+	if err := needBridgeNetfilter(); err != nil {
+		return err
+	}
+	var err error
+	if l.underlay, err = newUnderlay(l.dir); err != nil {
+		return fmt.Errorf("build underlay: %w", err)
+	}
+	for i := range l.opts.Nodes {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if err := l.addNode(i + 1); err != nil {
+			return fmt.Errorf("build %s: %w", nodeName(i+1), err)
+		}
+	}
+	if err := connectNodes(l.Nodes); err != nil {
+		return err
+	}
+	if err := l.Apply(nodeObjects(l.Nodes)...); err != nil {
+		return err
+	}
+	return l.startProxies()
+}
+
+// Close ends the lab's processes and removes everything it owns.
+func (l *Lab) Close() error {
+	l.closeHandles()
+	return Remove(l.ID)
+}
+
+// Keep leaves a lab that was built with Options.Keep to whoever calls Remove.
+// The Lab must not be used afterwards.
+func (l *Lab) Keep() error {
+	state := l.State()
+	state.Kept = true
+	if err := l.dir.save(state); err != nil {
+		return err
+	}
+	l.closeHandles()
+	return nil
+}
+
+func (l *Lab) closeHandles() {
+	for _, p := range l.pods {
+		_ = p.ns.Close()
+	}
+	for _, n := range l.Nodes {
+		_ = n.ns.Close()
+	}
+	if l.underlay != nil {
+		_ = l.underlay.Close()
+	}
+}
+
+// Pods returns the lab's pods in the order in which they were added.
+func (l *Lab) Pods() []*Pod { return slices.Clone(l.pods) }

@@ -1,0 +1,62 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// startProxies starts the program under test on each node.
+func (l *Lab) startProxies() error {
+	for _, n := range l.Nodes {
+		if err := n.startProxy(l.opts); err != nil {
+			return fmt.Errorf("start proxy of %s: %w", n.Name, err)
+		}
+	}
+	return l.save()
+}
+
+func (n *Node) startProxy(opts Options) error {
+	cmd := exec.Command(filepath.Join(opts.BinDir, proxyProgram), "proxy",
+		"--manifests", n.Manifests(), "--mode", opts.Mode, "--node-name", n.Name)
+	// Nodes share the file system but not their rules: one lock for all would
+	// make them wait for each other.
+	cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(n.dir.node(n.Name), "xtables.lock"))
+	var err error
+	n.proxy, err = start(n.ns, cmd, n.dir.log(n.Name, "proxy"), opts.Keep)
+	return err
+}
+
+// proxyEnded says that the proxy of a node runs no more, and what it said last.
+func proxyEnded(node, how, log string) error {
+	return fmt.Errorf("proxy of %s ended%s, its log ends:\n%s", node, how, logTail(log))
+}
+
+// ProxyErrors has an error for each proxy of the lab that runs no more.
+func (s State) ProxyErrors() []error {
+	var errs []error
+	for _, n := range s.Nodes {
+		if !n.Proxy.Running() {
+			errs = append(errs, proxyEnded(n.Name, "", dirOf(s.ID).log(n.Name, "proxy")))
+		}
+	}
+	return errs
+}
+
+// Guard returns a context that is cancelled when the proxy of some node ends;
+// context.Cause then says which, and what its log says.
+func (l *Lab) Guard(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	for _, n := range l.Nodes {
+		go func() {
+			select {
+			case <-n.proxy.done:
+				cancel(proxyEnded(n.Name, fmt.Sprintf(" (%v)", n.proxy.err), n.proxy.log))
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, func() { cancel(nil) }
+}
