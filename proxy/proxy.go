@@ -14,14 +14,14 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/proxy/service"
+	"github.com/fairlead/fairlead/proxy/watch"
 )
 
 // Source knows the cluster.
 type Source interface {
 	// Next waits until there is news and returns it: the first time, everything
-	// there is. What it returned before it was cut off by ctx is not lost: the
-	// next call returns it.
-	Next(ctx context.Context) (service.Update, error)
+	// there is. A call that ctx cuts off loses nothing: the next one returns it.
+	Next(ctx context.Context) (watch.News, error)
 }
 
 // Backend programs the kernel.
@@ -57,14 +57,15 @@ func (p *Proxy) Run(ctx context.Context) error {
 	var retry time.Duration // until the failed Sync is tried again; 0: none failed
 	synced := false         // the kernel agrees with the Table
 	for {
-		update, err := p.next(ctx, retry)
+		news, err := p.next(ctx, retry)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		change := p.Resolver.Apply(update)
+		p.reportProblems(news)
+		change := p.Resolver.Apply(news.Update)
 		p.reportConflicts()
 		if synced && change.Empty() {
 			continue
@@ -83,23 +84,37 @@ func (p *Proxy) Run(ctx context.Context) error {
 }
 
 // next waits for news, or, when a Sync is to be tried again, until then.
-func (p *Proxy) next(ctx context.Context, retry time.Duration) (service.Update, error) {
+func (p *Proxy) next(ctx context.Context, retry time.Duration) (watch.News, error) {
 	if retry == 0 {
 		return p.Source.Next(ctx)
 	}
 	wait, cancel := context.WithTimeout(ctx, retry)
 	defer cancel()
-	update, err := p.Source.Next(wait)
+	news, err := p.Source.Next(wait)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return service.Update{}, nil
+		return watch.News{}, nil
 	}
-	return update, err
+	return news, err
 }
 
 func (p *Proxy) logSync(change service.Change, took time.Duration) {
 	t := p.Resolver.Table()
 	p.Log.Info("synced", "frontends", len(t.Frontends), "pools", len(t.Pools),
 		"frontends_changed", len(change.Frontends), "pools_changed", len(change.Pools), "took", took)
+}
+
+// reportProblems logs what the source could not use, each thing once.
+func (p *Proxy) reportProblems(news watch.News) {
+	for _, problem := range news.Problems {
+		if problem.Note {
+			p.Log.Info("not used", "what", problem)
+		} else {
+			p.Log.Error("left out", "problem", problem)
+		}
+	}
+	for _, problem := range news.Mended {
+		p.Log.Info("mended", "problem", problem)
+	}
 }
 
 // reportConflicts logs each conflict when it begins and when it ends.

@@ -14,20 +14,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead/fairlead/proxy/service"
+	"github.com/fairlead/fairlead/proxy/watch"
 )
 
 // script is a Source that hands out updates as the test sends them.
 type script chan service.Update
 
-func (s script) Next(ctx context.Context) (service.Update, error) {
+func (s script) Next(ctx context.Context) (watch.News, error) {
 	select {
 	case u, open := <-s:
 		if !open {
-			return u, errors.New("source is broken")
+			return watch.News{}, errors.New("source is broken")
 		}
-		return u, nil
+		return watch.News{Update: u}, nil
 	case <-ctx.Done():
-		return service.Update{}, ctx.Err()
+		return watch.News{}, ctx.Err()
 	}
 }
 

@@ -1,0 +1,101 @@
+// Command fairlead is Fairlead's program for nodes: the service proxy and the
+// tools around it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], env{stdout: os.Stdout, stderr: os.Stderr, hostname: os.Hostname})
+	stop()
+	os.Exit(code)
+}
+
+// env is what the commands know of the world around them.
+type env struct {
+	stdout, stderr io.Writer
+	hostname       func() (string, error)
+}
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // what was asked for could not be done
+	exitUsage  = 2 // what was asked for makes no sense; nothing was changed
+)
+
+// usageError is wrong flags or configuration.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// run executes a command line and returns the exit code.
+func run(ctx context.Context, args []string, e env) int {
+	root := &cobra.Command{
+		Use:           "fairlead",
+		Short:         "Services for the pods of a Kubernetes node",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		// Without this, cobra reports an unknown command with exit code 1.
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q: see 'fairlead --help'", args[0])
+			}
+			return cmd.Help()
+		},
+		Args: cobra.ArbitraryArgs,
+	}
+	root.SetArgs(args)
+	root.SetOut(e.stdout)
+	root.SetErr(e.stderr)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w: see '%s --help'", err, cmd.CommandPath())
+	})
+	root.AddCommand(proxyCommand(e), cleanupCommand(e), versionCommand(e))
+
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		fmt.Fprintln(e.stderr, "fairlead:", err)
+		return exitUsage
+	}
+	fmt.Fprintln(e.stderr, "fairlead:", err)
+	return exitFailed
+}
+
+func versionCommand(e env) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(e.stdout, version)
+			return err
+		},
+	}
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("argument %q: '%s' takes none", args[0], cmd.CommandPath())
+	}
+	return nil
+}

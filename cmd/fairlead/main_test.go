@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead/fairlead/e2e/netns"
+)
+
+// A wrong command line is answered by one sentence that names what is wrong and
+// what is allowed, and by exit code 2.
+func TestUsageErrors(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		args string
+		want string
+	}{
+		{"bogus", `unknown command "bogus": see 'fairlead --help'`},
+		{"proxy --bogus", `unknown flag: --bogus: see 'fairlead proxy --help'`},
+		{"proxy extra", `argument "extra": 'fairlead proxy' takes none`},
+		{"proxy", `--manifests: missing: the directory with the objects of the cluster`},
+		{"proxy --manifests /nonexistent", `--manifests: watch /nonexistent: no such file or directory`},
+		{"proxy --manifests " + file, `--manifests: watch ` + file + `: not a directory`},
+		{"proxy --manifests " + dir + " --mode ipvs", `--mode "ipvs": allowed is iptables`},
+		{"proxy --manifests " + dir + " --iptables-variant x", `--iptables-variant "x": allowed are legacy and nft`},
+		{"proxy --manifests " + dir + " --iptables-masquerade-bit 32", `--iptables-masquerade-bit 32: allowed are 0 to 31`},
+		{"proxy --manifests " + dir + " --cluster-cidr 10.244.0.1/16", `--cluster-cidr "10.244.0.1/16": must be a range like 10.244.0.0/16 or fd00:10:244::/48`},
+		{"proxy --manifests " + dir + " --log-format xml", `--log-format "xml": allowed are text and json`},
+		{"cleanup --mode ipvs", `--mode "ipvs": allowed is iptables`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.args, func(t *testing.T) {
+			var out, errs bytes.Buffer
+			code := run(t.Context(), strings.Fields(tt.args), testEnv(&out, &errs))
+			if want := "fairlead: " + tt.want + "\n"; code != exitUsage || errs.String() != want || out.Len() > 0 {
+				t.Errorf("code %d, stdout %q, stderr:\n%swant:\n%s", code, &out, &errs, want)
+			}
+		})
+	}
+}
+
+func testEnv(out, errs *bytes.Buffer) env {
+	return env{stdout: out, stderr: errs, hostname: func() (string, error) { return "Node-1", nil }}
+}
+
+// The proxy serves what is in the directory until it is told to end; the rules
+// stay, and cleanup removes them.
+func TestProxyAndCleanup(t *testing.T) {
+	ns, dir := netns.NewT(t), t.TempDir()
+	const manifest = `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  clusterIPs: [10.96.0.10]
+  ports: [{port: 80}]
+`
+	if err := os.WriteFile(filepath.Join(dir, "web.yaml"), []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	var out, errs bytes.Buffer
+	log := &until{w: &errs, text: "msg=synced", then: stop}
+	in(t, ns, func() int {
+		e := testEnv(&out, &errs)
+		e.stderr = log
+		return run(ctx, []string{"proxy", "--manifests", dir}, e)
+	})
+	if !strings.Contains(errs.String(), "node=node-1") || !log.seen {
+		t.Errorf("log:\n%s", &errs)
+	}
+	if rules := ns.RunT(t, "iptables-save"); !strings.Contains(rules, `"default/web"`) {
+		t.Errorf("the rules should stay:\n%s", rules)
+	}
+	in(t, ns, func() int { return run(t.Context(), []string{"cleanup"}, testEnv(&out, &errs)) })
+	if rules := ns.RunT(t, "iptables-save"); strings.Contains(rules, "FAIRLEAD") {
+		t.Errorf("cleanup left:\n%s", rules)
+	}
+}
+
+// in runs a command line, which must succeed, inside a namespace.
+func in(t *testing.T, ns *netns.NS, command func() int) {
+	t.Helper()
+	code := -1
+	err := ns.Do(func() error {
+		code = command()
+		return nil
+	})
+	if err != nil || code != exitOK {
+		t.Fatalf("code %d, %v", code, err)
+	}
+}
+
+// until calls then when text was written.
+type until struct {
+	w    *bytes.Buffer
+	text string
+	then func()
+	seen bool
+}
+
+func (u *until) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(u.text)) {
+		u.seen = true
+		u.then()
+	}
+	return u.w.Write(p)
+}

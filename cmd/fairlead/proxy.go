@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/iptables"
+	"github.com/fairlead/fairlead/proxy/service"
+	"github.com/fairlead/fairlead/proxy/watch"
+)
+
+// proxyFlags are the flags of 'fairlead proxy' as given.
+type proxyFlags struct {
+	manifests    string
+	nodeName     string
+	clusterCIDRs []string
+	logFormat    string
+	backendFlags
+}
+
+// backendFlags choose the backend and say how it is to work.
+type backendFlags struct {
+	mode            string
+	iptablesVariant string
+	masqueradeBit   uint8
+}
+
+func (f *backendFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.mode, "mode", "iptables", "how the kernel is programmed: iptables")
+	cmd.Flags().StringVar(&f.iptablesVariant, "iptables-variant", "", `which iptables to use: legacy, nft or "" for what the host calls iptables`)
+	cmd.Flags().Uint8Var(&f.masqueradeBit, "iptables-masquerade-bit", 14, "bit (0 to 31) of the packet mark that packets to be masqueraded have")
+}
+
+func proxyCommand(e env) *cobra.Command {
+	var f proxyFlags
+	cmd := &cobra.Command{
+		Use:   "proxy",
+		Short: "Make the Services of the cluster work on this node",
+		Long: `Watches Services, EndpointSlices and Nodes and programs the kernel so that flows
+to a Service reach its endpoints in turn. It runs until SIGTERM or SIGINT; what it
+has programmed stays and goes on working ('fairlead cleanup' removes it).`,
+		Example: "  fairlead proxy --manifests /etc/fairlead/services --node-name node-1",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runProxy(cmd.Context(), e, f)
+		},
+	}
+	cmd.Flags().StringVar(&f.manifests, "manifests", "", "directory of YAML files with the objects, watched (required)")
+	cmd.Flags().StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name in lower case)")
+	cmd.Flags().StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "ranges of all pods of the cluster (default: the pod CIDRs of this node's Node object)")
+	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
+	f.register(cmd)
+	return cmd
+}
+
+func runProxy(ctx context.Context, e env, f proxyFlags) error {
+	log, err := newLogger(e.stderr, f.logFormat)
+	if err != nil {
+		return err
+	}
+	config, err := f.serviceConfig(e)
+	if err != nil {
+		return err
+	}
+	if f.manifests == "" {
+		return usagef("--manifests: missing: the directory with the objects of the cluster")
+	}
+	source, err := watch.OpenDir(f.manifests)
+	if err != nil {
+		return usageError{fmt.Errorf("--manifests: %w", err)}
+	}
+	defer func() { _ = source.Close() }()
+	backend, err := f.newBackend(ctx)
+	if err != nil {
+		return err
+	}
+	for _, err := range backend.Missing() {
+		log.Warn("one address family is not served", "error", err)
+	}
+	log.Info("proxy starts", "version", version, "node", config.NodeName, "mode", f.mode, "backend", backend, "manifests", f.manifests)
+	p := proxy.Proxy{Source: source, Resolver: service.NewResolver(config), Backend: backend, Log: log}
+	err = p.Run(ctx)
+	log.Info("proxy ends; what is programmed stays")
+	return err
+}
+
+// serviceConfig checks what is said of the node and the cluster.
+func (f proxyFlags) serviceConfig(e env) (service.Config, error) {
+	config := service.Config{NodeName: f.nodeName}
+	for _, s := range f.clusterCIDRs {
+		cidr, err := netip.ParsePrefix(strings.TrimSpace(s))
+		if err != nil || cidr != cidr.Masked() {
+			return config, usagef("--cluster-cidr %q: must be a range like 10.244.0.0/16 or fd00:10:244::/48", s)
+		}
+		config.ClusterCIDRs = append(config.ClusterCIDRs, cidr)
+	}
+	if config.NodeName == "" {
+		hostname, err := e.hostname()
+		if err != nil {
+			return config, fmt.Errorf("find the node's name: %w: give it by --node-name", err)
+		}
+		config.NodeName = strings.ToLower(hostname)
+	}
+	return config, nil
+}
+
+// newBackend makes the backend that the flags ask for.
+func (f backendFlags) newBackend(ctx context.Context) (*iptables.Backend, error) {
+	if f.mode != "iptables" {
+		return nil, usagef("--mode %q: allowed is iptables", f.mode)
+	}
+	switch f.iptablesVariant {
+	case "", "legacy", "nft":
+	default:
+		return nil, usagef("--iptables-variant %q: allowed are legacy and nft", f.iptablesVariant)
+	}
+	if f.masqueradeBit > 31 {
+		return nil, usagef("--iptables-masquerade-bit %d: allowed are 0 to 31", f.masqueradeBit)
+	}
+	return iptables.New(ctx, iptables.Config{Variant: f.iptablesVariant, MasqueradeMark: 1 << f.masqueradeBit})
+}
+
+func newLogger(w io.Writer, format string) (*slog.Logger, error) {
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, nil)), nil
+	}
+	return nil, usagef("--log-format %q: allowed are text and json", format)
+}
