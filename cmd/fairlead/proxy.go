@@ -72,7 +72,7 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 	if f.manifests == "" {
 		return usagef("--manifests: missing: the directory with the objects of the cluster")
 	}
-	source, err := watch.OpenDir(f.manifests)
+	source, err := watch.NewDir(f.manifests)
 	if err != nil {
 		return usageError{fmt.Errorf("--manifests: %w", err)}
 	}
