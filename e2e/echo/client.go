@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
+	"github.com/fairlead/fairlead/e2e/ephemeral"
 	"github.com/fairlead/fairlead/e2e/sctp"
 )
 
@@ -20,8 +22,8 @@ import (
 // "tcp", "udp" or "sctp".
 //
 // If nobody takes the connection, the error is ECONNREFUSED for errors.Is, over
-// UDP as well. Ask waits for nothing longer than ctx, which should have an end:
-// a lost UDP reply is not an error of its own.
+// UDP as well. Ask waits for nobody longer than ctx, whose error it then returns.
+// ctx should have an end: a lost UDP request is only sent again, each second.
 func Ask(ctx context.Context, network string, laddr, raddr netip.AddrPort) (Reply, error) {
 	session, err := Open(ctx, network, laddr, raddr)
 	if err != nil {
@@ -42,6 +44,9 @@ type Session struct {
 // Open makes the connection of a Session; its arguments are those of Ask.
 func Open(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*Session, error) {
 	conn, err := dial(ctx, network, laddr, raddr)
+	if errors.Is(err, os.ErrDeadlineExceeded) { // what TCP says when ctx is about to end
+		err = fmt.Errorf("dial %s %s: %w", network, raddr, context.DeadlineExceeded)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -53,15 +58,34 @@ func dial(ctx context.Context, network string, laddr, raddr netip.AddrPort) (net
 	case "tcp":
 		return new(net.Dialer).DialTCP(ctx, network, laddr, raddr)
 	case "udp":
-		return new(net.Dialer).DialUDP(ctx, network, laddr, raddr)
+		return dialUDP(ctx, laddr, raddr)
 	case "sctp":
 		return sctp.Dial(ctx, laddr, raddr)
 	}
 	return nil, fmt.Errorf("dial %s %s: %w", network, raddr, errNetwork)
 }
 
-// Local is the client's own address and port, before any translation.
-func (s *Session) Local() netip.AddrPort { return addrPort(s.conn.LocalAddr()) }
+// dialUDP takes the port from package ephemeral: see there. (TCP's ports rest in
+// TIME_WAIT, and SCTP takes them there itself.)
+func dialUDP(ctx context.Context, laddr, raddr netip.AddrPort) (*net.UDPConn, error) {
+	if laddr.Port() != 0 {
+		return new(net.Dialer).DialUDP(ctx, "udp", laddr, raddr)
+	}
+	from := laddr.Addr()
+	if !from.IsValid() {
+		from = netip.IPv6Unspecified()
+		if raddr.Addr().Unmap().Is4() {
+			from = netip.IPv4Unspecified()
+		}
+	}
+	for range ephemeral.Count {
+		conn, err := new(net.Dialer).DialUDP(ctx, "udp", netip.AddrPortFrom(from, ephemeral.Port()), raddr)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return conn, err
+		}
+	}
+	return nil, fmt.Errorf("dial udp %s from a free port: %w", raddr, syscall.EADDRNOTAVAIL)
+}
 
 // Close ends the connection as its protocol wants it.
 func (s *Session) Close() error { return s.conn.Close() }

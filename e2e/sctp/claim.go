@@ -3,12 +3,12 @@ package sctp
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/e2e/ephemeral"
 )
 
 // claim holds one address and port of a network namespace for user-space SCTP.
@@ -23,19 +23,13 @@ type claim struct {
 	name *net.UnixConn
 }
 
-// The ephemeral ports: Linux's default of net.ipv4.ip_local_port_range.
-const (
-	firstEphemeral = 32768
-	ephemeralPorts = 60999 - firstEphemeral + 1
-)
-
 // claimPort takes addr, or if its port is 0 the next ephemeral port that is free.
 func claimPort(addr netip.AddrPort) (*claim, error) {
 	if addr.Port() != 0 {
 		return claimExact(addr)
 	}
-	for range ephemeralPorts {
-		c, err := claimExact(netip.AddrPortFrom(addr.Addr(), nextPort()))
+	for range ephemeral.Count {
+		c, err := claimExact(netip.AddrPortFrom(addr.Addr(), ephemeral.Port()))
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return c, err
 		}
@@ -65,17 +59,3 @@ func (c *claim) sees(addr netip.AddrPort) bool {
 }
 
 func (c *claim) release() { _ = c.name.Close() }
-
-// nextPort walks the ephemeral range. A port comes back only after all others
-// had their turn: conntrack remembers a finished association for some seconds
-// and would lead a new one with the same ports to the same backend, whatever the
-// round robin says. Each process starts somewhere else, so that two in one
-// namespace rarely meet.
-func nextPort() uint16 {
-	return firstEphemeral + uint16((walkStart+walked.Add(1))%ephemeralPorts)
-}
-
-var (
-	walkStart = rand.Uint32N(ephemeralPorts)
-	walked    atomic.Uint32
-)
