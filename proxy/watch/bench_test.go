@@ -46,7 +46,7 @@ func BenchmarkChange(b *testing.B) {
 			even := string(text)
 			odd := strings.Replace(even, "10.0.0.1", "10.9.9.9", 1)
 			d := benchFirst(b, dir)
-			defer d.Close()
+			defer func() { _ = d.Close() }()
 			for i := 0; b.Loop(); i++ {
 				if err := os.WriteFile(path, []byte([]string{odd, even}[i%2]), 0o644); err != nil {
 					b.Fatal(err)

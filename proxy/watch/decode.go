@@ -32,6 +32,8 @@ type object struct {
 	value any // *service.Service, *service.Slice or *service.Node
 }
 
+const kindList = "List"
+
 // kind is how the objects of a kind are decoded.
 type kind struct {
 	apiVersion string
@@ -39,8 +41,9 @@ type kind struct {
 	decode     func(raw []byte) (any, field.ErrorList)
 }
 
-// kinds has the kinds that a proxy uses.
+// kinds has the kinds that a proxy uses, and the one that has objects of them.
 var kinds = map[string]kind{
+	kindList:        {apiVersion: "v1"},
 	"Service":       {"v1", true, decodeAs(convertService)},
 	"EndpointSlice": {"discovery.k8s.io/v1", true, decodeAs(convertSlice)},
 	"Node":          {"v1", false, decodeAs(convertNode)},
@@ -154,22 +157,27 @@ func (d *decoder) object(raw []byte, prefix string) {
 	switch {
 	case h.Kind == "":
 		d.refuse(prefix, Object{}, field.ErrorList{field.Required(field.NewPath("kind"), "")})
-	case h.Kind == "List" && h.APIVersion == "v1":
-		d.list(h.Items, prefix)
-	case used:
-		d.known(raw, prefix, h, k)
-	default:
+	case !used:
 		d.problem(prefix, Problem{Field: "kind", Message: fmt.Sprintf("%s (%s) is not used", h.Kind, h.APIVersion), Note: true})
+	case h.APIVersion != k.apiVersion:
+		d.refuse(prefix, nameOf(h, k), field.ErrorList{
+			field.NotSupported(field.NewPath("apiVersion"), h.APIVersion, []string{k.apiVersion}),
+		})
+	case h.Kind == kindList:
+		d.list(h, prefix)
+	default:
+		d.known(raw, prefix, h, k)
 	}
 }
 
-func (d *decoder) list(items []json.RawMessage, prefix string) {
+// list decodes the objects of a List.
+func (d *decoder) list(h header, prefix string) {
 	inItems := func(path string) bool { return strings.HasPrefix(path, "items[") }
 	if errs := d.twiceIn(prefix, inItems); len(errs) > 0 {
-		d.refuse(prefix, Object{Kind: "List"}, errs)
+		d.refuse(prefix, Object{Kind: kindList}, errs)
 		return
 	}
-	for i, item := range items {
+	for i, item := range h.Items {
 		d.object(item, fmt.Sprintf("%sitems[%d].", prefix, i))
 	}
 }
@@ -177,12 +185,6 @@ func (d *decoder) list(items []json.RawMessage, prefix string) {
 // known decodes an object of a kind that is used.
 func (d *decoder) known(raw []byte, prefix string, h header, k kind) {
 	name := nameOf(h, k)
-	if h.APIVersion != k.apiVersion {
-		d.refuse(prefix, name, field.ErrorList{
-			field.NotSupported(field.NewPath("apiVersion"), h.APIVersion, []string{k.apiVersion}),
-		})
-		return
-	}
 	nowhere := func(string) bool { return false }
 	value, errs := k.decode(raw)
 	if errs = append(errs, d.twiceIn(prefix, nowhere)...); len(errs) > 0 {

@@ -52,10 +52,10 @@ func describe(t *testing.T, path string) string {
 	}
 	c, _ := decodeFile(filepath.Base(path), text, nil)
 	s := state{problems: map[Problem]Problem{}}
-	s.report(c.problems)
+	s.report(c.problems...)
 
 	var b strings.Builder
-	for _, p := range missing(nil, s.problems) {
+	for _, p := range without(s.problems, nil) {
 		if p.Note {
 			b.WriteString("note: ")
 		}

@@ -231,7 +231,7 @@ func (d *Dir) lookAt(name string, now time.Time) {
 	case !f.closed && versionOf(info) == f.version:
 		d.changed = d.changed || !f.stale.IsZero()
 		f.stale = time.Time{}
-	case f.closed || d.atRest(f, info.ModTime(), now):
+	case f.closed || d.settled(f, info.ModTime(), now):
 		d.read(f, path, now)
 	}
 }
@@ -241,7 +241,7 @@ func (d *Dir) read(f *file, path string, now time.Time) {
 	text, version, err := readFile(path)
 	switch {
 	case errors.Is(err, errChanging):
-		if !d.atRest(f, now, now) {
+		if !d.settled(f, now, now) {
 			return
 		}
 	case err != nil:
@@ -249,16 +249,17 @@ func (d *Dir) read(f *file, path string, now time.Time) {
 		return
 	}
 	c, decoded := decodeFile(path, text, f.decoded)
-	if c.worseThan(f.content) && !d.atRest(f, f.doubted(version.modTime()), now) {
+	if c.worseThan(f.content) && !d.settled(f, f.doubted(version.modTime()), now) {
 		return
 	}
 	*f = file{content: c, version: version, decoded: decoded}
 	d.changed = true
 }
 
-// atRest says whether a file has been left alone since a time that is long enough
-// ago. If it has not, there will be another look when that time has come.
-func (d *Dir) atRest(f *file, since, now time.Time) bool {
+// settled says whether a file that has been left alone since the time given has
+// been so for long enough. If not it is stale, and there will be another look
+// when it has.
+func (d *Dir) settled(f *file, since, now time.Time) bool {
 	// A time to come, of a clock that is not ours, tells nothing.
 	if now.Sub(since).Abs() >= d.settle {
 		return true
@@ -289,7 +290,7 @@ func (d *Dir) failed(f *file, path string, err error, now time.Time) {
 	// A link that leads nowhere, or something that has no text, like a
 	// directory, is known to say nothing.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {
-		if !d.atRest(f, f.stale, now) {
+		if !d.settled(f, f.stale, now) {
 			return
 		}
 		c = content{problems: []Problem{unreadable(path, err, "it is left out")}}
@@ -303,7 +304,7 @@ func (d *Dir) missing(name string, f *file, now time.Time) {
 	if f.stale.IsZero() {
 		f.stale = now
 	}
-	if d.atRest(f, f.stale, now) {
+	if d.settled(f, f.stale, now) {
 		delete(d.files, name)
 		d.changed = true
 	}

@@ -558,7 +558,7 @@ func TestPlacesOfTwice(t *testing.T) {
 	write(t, filepath.Join(dir, "b.yaml"), manifest("a", 80)+"---\n"+manifest("web", 80))
 	d, err := NewDir(dir)
 	must(t, err)
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	news, err := d.Next(t.Context())
 	must(t, err)
 	want := []Problem{{
@@ -590,6 +590,25 @@ func TestBroken(t *testing.T) {
 	c.untilPort("b", 82)
 	write(t, path, good)
 	c.until("a", "b")
+}
+
+// TestTooLarge makes a file too large to be read: what it said still counts.
+func TestTooLarge(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.yaml")
+	write(t, path, manifest("web", 80))
+	c := follow(t, filepath.Dir(path))
+	c.until("web")
+	must(t, os.Truncate(path, maxSize+1))
+	for len(c.problems) == 0 {
+		c.next()
+	}
+	want := []string{path + ": cannot be read: larger than 256 MiB; what it said before still counts"}
+	if diff := cmp.Diff(want, c.told()); diff != "" || c.vanished["web"] > 0 {
+		t.Errorf("web vanished %d times; problems, want -, got +:\n%s", c.vanished["web"], diff)
+	}
+	write(t, path, manifest("web", 81))
+	c.untilPort("web", 81)
+	c.until("web")
 }
 
 // TestCoalesces: what happens between two calls is one News.

@@ -1,10 +1,10 @@
 package watch
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"runtime"
@@ -49,7 +49,7 @@ type version struct {
 func versionOf(info fs.FileInfo) version {
 	stat := info.Sys().(*syscall.Stat_t)
 	return version{
-		device:   uint64(stat.Dev),
+		device:   stat.Dev,
 		inode:    stat.Ino,
 		size:     stat.Size,
 		modified: stat.Mtim.Nano(),
@@ -61,18 +61,23 @@ func (v version) modTime() time.Time { return time.Unix(0, v.modified) }
 
 var (
 	errNotRegular = errors.New("not a regular file")
+	errTooLarge   = errors.New("larger than 256 MiB")
 	errChanging   = errors.New("changed while it was read")
 )
 
-// readFile returns the text of a file and its version. It may return
-// errNotRegular, or errChanging with a text that is not to be trusted.
+// maxSize is far beyond what all Services of a cluster take; a file that is
+// larger, by mistake, must not use up the memory.
+const maxSize = 256 << 20
+
+// readFile returns the text of a file and its version. With errChanging it
+// returns a text that is not to be trusted.
 func readFile(path string) ([]byte, version, error) {
 	// O_NONBLOCK: to open a FIFO must not mean to wait for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, version{}, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 
 	before, err := f.Stat()
 	if err != nil {
@@ -81,15 +86,19 @@ func readFile(path string) ([]byte, version, error) {
 	if !before.Mode().IsRegular() {
 		return nil, version{}, errNotRegular
 	}
-	text, err := io.ReadAll(f)
-	if err != nil {
+	if before.Size() > maxSize {
+		return nil, version{}, errTooLarge
+	}
+	var text bytes.Buffer
+	text.Grow(int(before.Size()) + bytes.MinRead)
+	if _, err := text.ReadFrom(f); err != nil {
 		return nil, version{}, err
 	}
 	after, err := f.Stat()
 	if err == nil && versionOf(before) != versionOf(after) {
 		err = errChanging
 	}
-	return text, versionOf(before), err
+	return text.Bytes(), versionOf(before), err
 }
 
 // decodeFile decodes the documents of a file that are not among those known, and

@@ -42,6 +42,9 @@ type splitter struct {
 
 func (s *splitter) take(line []byte) {
 	s.line++
+	if s.inside && line[0] != '-' && line[0] != '.' {
+		return // as most lines
+	}
 	switch {
 	case isMarker(line, "..."):
 		s.end()

@@ -11,35 +11,35 @@ import (
 
 // state is all that a directory says at one time.
 type state struct {
-	services map[service.Name]*service.Service
-	slices   map[service.Name]*service.Slice
-	nodes    map[string]*service.Node
+	objects  map[Object]placed
 	problems map[Problem]Problem // identity → the problem, at the first place it has
+}
+
+// placed is the value of an object and where it stands.
+type placed struct {
+	value any
+	place Place
 }
 
 // merge makes one state of all files.
 func (d *Dir) merge() *state {
-	s := &state{
-		services: map[service.Name]*service.Service{},
-		slices:   map[service.Name]*service.Slice{},
-		nodes:    map[string]*service.Node{},
-		problems: map[Problem]Problem{},
+	s := &state{problems: map[Problem]Problem{}, objects: map[Object]placed{}}
+	if d.told != nil {
+		s.objects = make(map[Object]placed, len(d.told.objects)) // it hardly ever differs
 	}
-	s.report(d.trouble)
-	places := map[Object]Place{}
+	s.report(d.trouble...)
 	for _, name := range d.order() {
 		f, path := d.files[name], filepath.Join(d.path, name)
-		s.report(f.problems)
+		s.report(f.problems...)
 		for _, o := range f.objects {
 			place := Place{File: path, Line: o.line}
-			first, twice := places[o.Object]
+			first, twice := s.objects[o.Object]
 			switch {
 			case !twice:
-				places[o.Object] = place
-				s.add(o)
+				s.objects[o.Object] = placed{o.value, place}
 			case f.stale.IsZero():
-				s.report([]Problem{{Place: place, Object: o.Object, Also: first,
-					Message: "is there twice; this one is left out, the other one is at"}})
+				s.report(Problem{Place: place, Object: o.Object, Also: first.place,
+					Message: "is there twice; this one is left out, the other one is at"})
 			}
 		}
 	}
@@ -51,31 +51,18 @@ func (d *Dir) merge() *state {
 // has them, and an object that is on its way from one file to another is not
 // there twice.
 func (d *Dir) order() []string {
-	names := slices.Sorted(maps.Keys(d.files))
-	slices.SortStableFunc(names, func(a, b string) int {
-		switch staleA, staleB := !d.files[a].stale.IsZero(), !d.files[b].stale.IsZero(); {
-		case staleA == staleB:
-			return 0
-		case staleB:
-			return -1
+	var names, stale []string
+	for _, name := range slices.Sorted(maps.Keys(d.files)) {
+		if d.files[name].stale.IsZero() {
+			names = append(names, name)
+		} else {
+			stale = append(stale, name)
 		}
-		return 1
-	})
-	return names
-}
-
-func (s *state) add(o object) {
-	switch value := o.value.(type) {
-	case *service.Service:
-		s.services[o.Name] = value
-	case *service.Slice:
-		s.slices[o.Name] = value
-	case *service.Node:
-		s.nodes[o.Name.Name] = value
 	}
+	return append(names, stale...)
 }
 
-func (s *state) report(problems []Problem) {
+func (s *state) report(problems ...Problem) {
 	for _, p := range problems {
 		if _, ok := s.problems[p.identity()]; !ok {
 			s.problems[p.identity()] = p
@@ -85,41 +72,57 @@ func (s *state) report(problems []Problem) {
 
 // since returns what makes s of old.
 func (s *state) since(old *state) News {
+	update := service.Update{
+		Services: map[service.Name]*service.Service{},
+		Slices:   map[service.Name]*service.Slice{},
+		Nodes:    map[string]*service.Node{},
+	}
+	stayed := 0
+	for key, now := range s.objects {
+		before, ok := old.objects[key]
+		if ok {
+			stayed++
+		}
+		// The value of a document that has not changed is identical.
+		if !ok || before.value != now.value && !reflect.DeepEqual(before.value, now.value) {
+			put(update, key.Name, now.value, false)
+		}
+	}
+	if stayed < len(old.objects) {
+		for key, before := range old.objects {
+			if _, ok := s.objects[key]; !ok {
+				put(update, key.Name, before.value, true)
+			}
+		}
+	}
 	return News{
-		Update: service.Update{
-			Services: changes(old.services, s.services),
-			Slices:   changes(old.slices, s.slices),
-			Nodes:    changes(old.nodes, s.nodes),
-		},
-		Problems: missing(old.problems, s.problems),
-		Mended:   missing(s.problems, old.problems),
+		Update:   update,
+		Problems: without(s.problems, old.problems),
+		Mended:   without(old.problems, s.problems),
 	}
 }
 
-func (n News) empty() bool {
-	return n.Update.Empty() && len(n.Problems) == 0 && len(n.Mended) == 0
+// put puts an object into an update, as one that is gone if it is.
+func put(update service.Update, name service.Name, value any, gone bool) {
+	switch value := value.(type) {
+	case *service.Service:
+		update.Services[name] = unless(gone, value)
+	case *service.Slice:
+		update.Slices[name] = unless(gone, value)
+	case *service.Node:
+		update.Nodes[name.Name] = unless(gone, value)
+	}
 }
 
-// changes returns what differs in now, with nil for what is gone.
-func changes[K comparable, V any](old, now map[K]*V) map[K]*V {
-	changed := map[K]*V{}
-	for key, value := range now {
-		// What comes from a document that has not changed is identical.
-		before, ok := old[key]
-		if !ok || before != value && !reflect.DeepEqual(before, value) {
-			changed[key] = value
-		}
+func unless[V any](gone bool, value *V) *V {
+	if gone {
+		return nil
 	}
-	for key := range old {
-		if _, ok := now[key]; !ok {
-			changed[key] = nil
-		}
-	}
-	return changed
+	return value
 }
 
-// missing returns the problems of all that are not in some.
-func missing(some, all map[Problem]Problem) []Problem {
+// without returns the problems of all that are not in some.
+func without(all, some map[Problem]Problem) []Problem {
 	var found []Problem
 	for id, p := range all {
 		if _, ok := some[id]; !ok {
@@ -128,4 +131,8 @@ func missing(some, all map[Problem]Problem) []Problem {
 	}
 	slices.SortFunc(found, Problem.compare)
 	return found
+}
+
+func (n News) empty() bool {
+	return n.Update.Empty() && len(n.Problems) == 0 && len(n.Mended) == 0
 }
