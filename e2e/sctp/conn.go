@@ -39,17 +39,19 @@ const (
 	closeTimeout = 4 * time.Second
 )
 
-// options of both ends. pion's packets of 1,191 bytes fit the least MTU that
-// IPv6 allows, so no path MTU needs to be found. Interleaving is off because it
-// would send I-DATA chunks in the place of DATA.
-func options(p *path) []sctp.AssociationOption {
-	return []sctp.AssociationOption{
-		sctp.WithNetConn(p),
-		sctp.WithBlockWrite(true),
-		sctp.WithEnableInterleaving(false),
-		sctp.WithLoggerFactory(&logging.DefaultLoggerFactory{Writer: io.Discard}),
+// config is pion's for both ends. Its packets of 1,191 bytes fit the least MTU
+// that IPv6 allows, so no path MTU needs to be found.
+func config(p *path) sctp.Config {
+	return sctp.Config{
+		NetConn:       p,
+		BlockWrite:    true,
+		LoggerFactory: &logging.DefaultLoggerFactory{Writer: io.Discard},
 	}
 }
+
+// With interleaving I-DATA chunks would stand in the place of DATA, which
+// netfilter does not know.
+var noInterleaving = sctp.WithEnableInterleaving(false)
 
 func newConn(association *sctp.Association, p *path) (*conn, error) {
 	stream, err := association.OpenStream(0, sctp.PayloadTypeUnknown)

@@ -34,7 +34,7 @@ func dialUser(ctx context.Context, laddr, raddr netip.AddrPort) (net.Conn, error
 }
 
 func handshake(p *path) (*conn, error) {
-	association, err := sctp.ClientWithOptions(clientOptions(p)...)
+	association, err := sctp.ClientWithOptions(config(p), noInterleaving)
 	if err != nil {
 		return nil, err
 	}
@@ -77,14 +77,6 @@ func dialPath(raw *net.IPConn, port uint16, remote netip.AddrPort) (*path, error
 		}
 	}, broken)
 	return p, nil
-}
-
-func clientOptions(p *path) []sctp.ClientOption {
-	var out []sctp.ClientOption
-	for _, o := range options(p) {
-		out = append(out, o)
-	}
-	return out
 }
 
 // dialError calls the ABORT that answers an INIT by its usual name.

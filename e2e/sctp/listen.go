@@ -111,7 +111,7 @@ func (l *listener) begin(remote netip.AddrPort, init chunk) *path {
 // establish goes through the handshake and hands the association to Accept.
 func (l *listener) establish(p *path) {
 	guard := time.AfterFunc(handshakeTimeout, func() { p.fail(syscall.ETIMEDOUT) })
-	association, err := sctp.ServerWithOptions(serverOptions(p)...)
+	association, err := sctp.ServerWithOptions(config(p), noInterleaving)
 	guard.Stop()
 	if err != nil {
 		p.fail(err)
@@ -127,14 +127,6 @@ func (l *listener) establish(p *path) {
 	case <-l.closed:
 		_ = c.Close()
 	}
-}
-
-func serverOptions(p *path) []sctp.ServerOption {
-	var out []sctp.ServerOption
-	for _, o := range options(p) {
-		out = append(out, o)
-	}
-	return out
 }
 
 func (l *listener) forget(p *path) {

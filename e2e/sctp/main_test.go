@@ -13,7 +13,7 @@ import (
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if left := leftGoroutines(); code == 0 && left != "" {
-		fmt.Fprintf(os.Stderr, "goroutines are left:\n%s", left)
+		fmt.Fprintf(os.Stderr, "goroutines are left:\n%.4000s", left)
 		code = 1
 	}
 	os.Exit(code)

@@ -2,10 +2,14 @@ package sctp
 
 import (
 	"errors"
+	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/fairlead/fairlead/e2e/netns"
 )
 
 // Whoever says no, Dial hears it at once and calls it by one name. (Without the
@@ -132,5 +136,57 @@ func TestPortIsTakenOnce(t *testing.T) {
 	listen(t, l.server, families[1].server, 9) // another address
 	elsewhere := newLAN(t)
 	listen(t, elsewhere.server, at, 9) // another namespace
-	_ = first.Close()
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	listen(t, l.server, at, 9) // free again
+}
+
+// Only the peer ends an association: who does not know its tag is not heard.
+func TestForgedAbort(t *testing.T) {
+	needUserSpace(t)
+	for _, family := range families {
+		t.Run(family.name, func(t *testing.T) {
+			l := newLAN(t)
+			client, server := pair(t, l, family.server)
+			go func() { _, _ = io.Copy(server, server) }()
+			near, far := client.(*conn).path, server.(*conn).path
+			for _, row := range []struct {
+				flags byte
+				tag   uint32
+			}{
+				{0, near.localTag + 1},
+				{0, near.peerTag},
+				{flagReflected, near.localTag},
+			} {
+				send(t, l.server, near, bare(chunkAbort, row.flags, row.tag))
+				if err := echo(client, 100); err != nil {
+					t.Fatalf("after an ABORT with flags %d and tag %#x: %v", row.flags, row.tag, err)
+				}
+			}
+			send(t, l.server, near, bare(chunkAbort, 0, near.localTag))
+			send(t, l.client, far, bare(chunkAbort, 0, far.localTag))
+			if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("after an ABORT with the right tag, read returned %v", err)
+			}
+		})
+	}
+}
+
+// send sends a packet to the near end of a path in the name of the far one.
+func send(t *testing.T, from *netns.NS, p *path, out packet) {
+	t.Helper()
+	out.seal(p.remote.Port(), p.local.Port())
+	err := from.Do(func() error {
+		raw, err := net.DialIP(network(p.local.Addr()), ipAddr(p.remote.Addr()), ipAddr(p.local.Addr()))
+		if err != nil {
+			return err
+		}
+		defer raw.Close()
+		_, err = raw.Write(out)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

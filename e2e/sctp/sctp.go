@@ -16,6 +16,10 @@
 // messages are not kept, and only SCTP stream 0 is used. An association has one
 // address at each end, because address translation cannot follow more.
 //
+// User space sends no heartbeats: an end that only reads never learns that its peer
+// was killed, and should read with a deadline. Nor does it answer for an address
+// in whose namespace nobody listens; there the kernel says "protocol unreachable".
+//
 // Every socket is made on the thread of the caller, which may be inside a
 // network namespace (see e2e/netns), and stays in that namespace.
 package sctp

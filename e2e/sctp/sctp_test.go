@@ -217,6 +217,10 @@ func TestReadDeadline(t *testing.T) {
 	if _, err := client.Read(make([]byte, 1)); err != nil {
 		t.Errorf("read after the deadline was lifted: %v", err)
 	}
+	// One that is far away does not outlive the connection: see TestMain.
+	if err := client.SetReadDeadline(time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A closed listener refuses new associations, and those it accepted go on.
