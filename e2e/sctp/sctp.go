@@ -17,8 +17,9 @@
 // address at each end, because address translation cannot follow more.
 //
 // User space sends no heartbeats: an end that only reads never learns that its peer
-// was killed, and should read with a deadline. Nor does it answer for an address
-// in whose namespace nobody listens; there the kernel says "protocol unreachable".
+// was killed, and should read with a deadline. Nor does it refuse for an address
+// at which nobody listens on any port: there the kernel says "protocol unreachable",
+// and only while its namespace has no other SCTP socket.
 //
 // Every socket is made on the thread of the caller, which may be inside a
 // network namespace (see e2e/netns), and stays in that namespace.
