@@ -19,6 +19,10 @@ type Route struct {
 	Scope    int        // as in rtnetlink(7); 0: universe
 }
 
+// ScopeLink is the scope of routes to what is on the link itself. Narrower
+// scopes are larger numbers.
+const ScopeLink = unix.RT_SCOPE_LINK
+
 func (r Route) String() string {
 	s := r.Dst.String()
 	if r.Via.IsValid() {

@@ -90,7 +90,7 @@ func moduleDir(ctx context.Context) (string, error) {
 // key names the versions of everything that goes into the plugins.
 func key(source string) (string, error) {
 	hash := sha256.New()
-	fmt.Fprintln(hash, runtime.Version(), runtime.GOARCH)
+	hash.Write([]byte(runtime.Version() + runtime.GOARCH))
 	for _, name := range []string{"go.mod", "go.sum"} {
 		text, err := os.ReadFile(filepath.Join(source, name))
 		if err != nil {

@@ -1,0 +1,34 @@
+// Fairlead-cni is the CNI plugin: a container runtime runs it for every pod
+// that comes or goes. Under the name fairlead-ipam the same file is the IPAM
+// plugin alone, which any other CNI plugin can delegate to.
+package main
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	specversion "github.com/containernetworking/cni/pkg/version"
+
+	"github.com/fairlead/fairlead/cni"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() {
+	plugin := &cni.Plugin{Stdout: os.Stdout}
+	if filepath.Base(os.Args[0]) == "fairlead-ipam" {
+		skel.PluginMainFuncs(plugin.IPAMFuncs(), specversion.All, "fairlead-ipam "+version+ipamAbout)
+		return
+	}
+	skel.PluginMainFuncs(plugin.Funcs(), specversion.All, "fairlead-cni "+version+about)
+}
+
+// What a person sees who runs the program by hand.
+const (
+	about = `: connects pods to a bridge of the node.
+A container runtime runs it, with a network configuration of "type": "fairlead-cni" on standard input.`
+	ipamAbout = `: gives pods their addresses.
+Other CNI plugins run it, for a network configuration with "ipam": {"type": "fairlead-ipam"}.`
+)

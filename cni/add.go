@@ -1,0 +1,74 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/fairlead/fairlead/cni/bridge"
+	"github.com/fairlead/fairlead/cni/link"
+	"github.com/fairlead/fairlead/cni/step"
+)
+
+// Add attaches a pod and prints the result. When it fails there is nothing left
+// of it: no interface, no address held.
+//
+// A prevResult in the configuration is not looked at, as with the reference
+// plugin: who makes the interface comes first in a chain.
+func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) error {
+	conf, err := load(args)
+	if err != nil {
+		return err
+	}
+	a, err := open(args, conf)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	if err := a.refuseSecond(); err != nil {
+		return err
+	}
+
+	var mode *bridge.Attachment
+	_, err = step.Run(
+		func() (step.Undo, error) { return a.allocate(ctx) },
+		func() (step.Undo, error) { mode = a.bridge(); return mode.Add() },
+		a.configure,
+		func() (step.Undo, error) { return nil, mode.Settle() },
+		a.setLoopbackUp,
+		func() (step.Undo, error) { return nil, p.print(a.result, args.StdinData) },
+	)
+	return err
+}
+
+// refuseSecond is before everything else: undoing this ADD would take from the
+// pod what it has by an earlier one.
+func (a *attachment) refuseSecond() error {
+	_, err := a.pod.Device(a.args.IfName)
+	if errors.Is(err, link.ErrNoDevice) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return types.NewError(types.ErrInvalidEnvironmentVariables,
+		fmt.Sprintf("CNI_IFNAME: the pod has an interface %s already", a.args.IfName), "")
+}
+
+// allocate gets addresses, routes and DNS settings from IPAM. DNS settings of
+// the network's configuration take the place of IPAM's, as with the reference
+// plugin.
+func (a *attachment) allocate(ctx context.Context) (step.Undo, error) {
+	result, err := a.conf.ipam.Add(ctx, a.args)
+	if err != nil {
+		return nil, err
+	}
+	if !a.conf.DNS.IsEmpty() {
+		result.DNS = a.conf.DNS
+	}
+	a.result = result
+	return func() error { return a.conf.ipam.Del(ctx, a.args) }, nil
+}

@@ -1,0 +1,172 @@
+// Package bridge attaches a pod to a bridge of the node, as the reference
+// bridge plugin does:
+//
+//	pod's namespace          host's namespace
+//	eth0 ───────veth─────── veth3f… ──port── cni0 (gateway's address)
+//
+// It makes and changes what is the mode's own: the bridge, the pair of
+// interfaces, the gateway. What every pod gets in every mode (addresses, routes)
+// is package cni's. It keeps no state: what exists is read from the kernel, and
+// the name of a pod's port follows from the pod.
+package bridge
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"time"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/cni/link"
+	"github.com/fairlead/fairlead/cni/step"
+)
+
+// Attachment is one interface of one pod.
+type Attachment struct {
+	Config Config
+
+	Host, Pod   *link.NS
+	ContainerID string
+	IfName      string           // of the interface in the pod
+	Sandbox     string           // path of the pod's namespace, as the runtime gave it
+	MAC         net.HardwareAddr // of the interface in the pod; nil: any
+
+	// Result is what IPAM gave (empty without IPAM), and for Check what the
+	// runtime kept. Add and Settle complete it.
+	Result *types100.Result
+
+	bridge link.Device
+}
+
+// The interfaces of a result, by index.
+const (
+	bridgeInterface = iota
+	portInterface
+	podInterface
+)
+
+// portLimit is how long a port may take to come up: some microseconds, except
+// on a machine that does not come to its work at all.
+const portLimit = 3 * time.Second
+
+// What the kernel calls the two kinds of interface here.
+const (
+	bridgeKind = "bridge"
+	vethKind   = "veth"
+)
+
+// PortName is the name of the host's end of a pod's interface: "veth" and 44
+// bits of a hash of what the runtime calls the attachment, so that DEL finds it
+// with nothing kept. Fifteen characters are all that the kernel allows.
+func PortName(containerID, ifName string) string {
+	hash := fnv.New64a()
+	hash.Write([]byte(containerID + "/" + ifName))
+	return "veth" + hex.EncodeToString(hash.Sum(nil))[:11]
+}
+
+// Add makes the bridge ready and connects the pod: its interface is there, down
+// and without addresses.
+func (a *Attachment) Add() (step.Undo, error) {
+	gateways, err := a.Config.completeResult(a.Result)
+	if err != nil {
+		return nil, err
+	}
+	return step.Run(
+		func() (step.Undo, error) { return a.readyBridge(gateways) },
+		a.connect,
+		a.setHairpin,
+	)
+}
+
+// Settle is called when the pod's interface is up. It waits until the bridge
+// forwards what comes from it, tells the neighbours whose address it has, and
+// reports the interfaces as they are now.
+func (a *Attachment) Settle() error {
+	port, err := a.Host.WaitRunning(PortName(a.ContainerID, a.IfName), portLimit)
+	if err != nil {
+		return err
+	}
+	pod, err := a.Pod.Device(a.IfName)
+	if err != nil {
+		return err
+	}
+	// The bridge came up with its first port, and its MTU may follow them.
+	bridge, err := a.Host.DeviceAt(a.bridge.Index)
+	if err != nil {
+		return err
+	}
+	if len(a.Result.IPs) != 0 {
+		if err := a.Pod.Announce(pod); err != nil {
+			return err
+		}
+	}
+	a.Result.Interfaces = []*types100.Interface{
+		bridgeInterface: report(bridge, ""),
+		portInterface:   report(port, ""),
+		podInterface:    report(pod, a.Sandbox),
+	}
+	return nil
+}
+
+func report(d link.Device, sandbox string) *types100.Interface {
+	return &types100.Interface{Name: d.Name, Mac: d.MAC.String(), Mtu: d.MTU, Sandbox: sandbox}
+}
+
+// Del removes the pod's interface and its port, and reports whether there was
+// one. The bridge stays, as with the reference plugin: other pods come.
+func Del(host *link.NS, containerID, ifName string) (bool, error) {
+	return host.Delete(PortName(containerID, ifName), vethKind)
+}
+
+func (a *Attachment) connect() (step.Undo, error) {
+	mac := a.MAC
+	if mac == nil {
+		mac = link.NewMAC()
+	}
+	pair := link.Veth{
+		Name:    PortName(a.ContainerID, a.IfName),
+		MAC:     link.NewMAC(),
+		Master:  a.bridge,
+		MTU:     a.Config.MTU,
+		Peer:    a.IfName,
+		PeerNS:  a.Pod,
+		PeerMAC: mac,
+	}
+	err := a.Host.AddVeth(pair)
+	if errors.Is(err, unix.EEXIST) {
+		return nil, a.explainExists(pair, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		_, err := Del(a.Host, a.ContainerID, a.IfName)
+		return err
+	}, nil
+}
+
+// explainExists says which name was taken. The pod's was free when ADD began, so
+// as a rule it is the port's, left by an ADD for the same pod whose process died.
+func (a *Attachment) explainExists(pair link.Veth, err error) error {
+	if _, found := a.Host.Device(pair.Name); found == nil {
+		return fmt.Errorf("the host has the port of container %s, interface %s, already: DEL removes it: %w",
+			a.ContainerID, a.IfName, err)
+	}
+	return err
+}
+
+// setHairpin needs no undo: the port goes as a whole.
+func (a *Attachment) setHairpin() (step.Undo, error) {
+	if !a.Config.HairpinMode {
+		return nil, nil
+	}
+	port, err := a.Host.Device(PortName(a.ContainerID, a.IfName))
+	if err != nil {
+		return nil, err
+	}
+	return nil, a.Host.SetHairpin(port, true)
+}

@@ -1,0 +1,97 @@
+package bridge
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/utils"
+)
+
+// Config is what a network's configuration says about its bridge: the keys of
+// the reference bridge plugin, with its defaults.
+type Config struct {
+	Bridge           string `json:"bridge"`           // name; "cni0"
+	IsGateway        bool   `json:"isGateway"`        // the bridge has the gateways' addresses
+	IsDefaultGateway bool   `json:"isDefaultGateway"` // and pods a default route to them
+	ForceAddress     bool   `json:"forceAddress"`     // in the place of other addresses
+	MTU              int    `json:"mtu"`              // of pods and of a bridge made for them; 0: the kernel's default
+	HairpinMode      bool   `json:"hairpinMode"`      // frames go back out of the port they came in by
+	PromiscMode      bool   `json:"promiscMode"`      // the bridge takes frames for every address
+
+	// Keys of the reference plugin that are not served yet. (preserveDefaultVlan
+	// and ipMasqBackend change nothing without those that they qualify.)
+	IPMasq                    bool              `json:"ipMasq"`
+	VLAN                      int               `json:"vlan"`
+	VLANTrunk                 []json.RawMessage `json:"vlanTrunk"`
+	MACSpoofChk               bool              `json:"macspoofchk"`
+	EnableDAD                 bool              `json:"enabledad"`
+	DisableContainerInterface bool              `json:"disableContainerInterface"`
+	PortIsolation             bool              `json:"portIsolation"`
+}
+
+const (
+	defaultBridge = "cni0"
+	minMTU        = 68    // RFC 791: what every link must carry
+	maxMTU        = 65535 // IFLA_MTU of a veth ends here
+)
+
+// Complete gives keys that were left out their defaults and reports the first
+// value that is not allowed, as a *types.Error.
+func (c *Config) Complete() error {
+	if c.Bridge == "" {
+		c.Bridge = defaultBridge
+	}
+	c.IsGateway = c.IsGateway || c.IsDefaultGateway
+
+	if err := utils.ValidateInterfaceName(c.Bridge); err != nil {
+		return invalid("bridge: %q is not the name of an interface: 1 to 15 characters are allowed, none of them / or : or a space", c.Bridge)
+	}
+	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
+		return invalid("mtu: %d is out of range: 0 (the kernel's default) or %d to %d is allowed", c.MTU, minMTU, maxMTU)
+	}
+	if c.HairpinMode && c.PromiscMode {
+		return invalid("promiscMode: true is not allowed together with hairpinMode: true: pods would get frames twice")
+	}
+	return c.refuseUnsupported()
+}
+
+// refuseUnsupported reports the first key that is set to something that is not
+// served: a network that does less than its configuration says is worse than
+// none.
+func (c *Config) refuseUnsupported() error {
+	keys := []struct {
+		set     bool
+		name    string
+		value   any
+		allowed string
+	}{
+		{c.IPMasq, "ipMasq", c.IPMasq, "false"},
+		{c.VLAN != 0, "vlan", c.VLAN, "0"},
+		{len(c.VLANTrunk) != 0, "vlanTrunk", c.VLANTrunk, "an empty list"},
+		{c.MACSpoofChk, "macspoofchk", c.MACSpoofChk, "false"},
+		{c.EnableDAD, "enabledad", c.EnableDAD, "false"},
+		{c.DisableContainerInterface, "disableContainerInterface", c.DisableContainerInterface, "false"},
+		{c.PortIsolation, "portIsolation", c.PortIsolation, "false"},
+	}
+	for _, key := range keys {
+		if key.set {
+			return types.NewError(types.ErrUnsupportedField,
+				fmt.Sprintf("%s: %s is not supported yet: only %s is allowed", key.name, asJSON(key.value), key.allowed), "")
+		}
+	}
+	return nil
+}
+
+// asJSON is a value as the configuration has it.
+func asJSON(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(text)
+}
+
+func invalid(format string, args ...any) error {
+	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")
+}

@@ -1,0 +1,180 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead/fairlead/cni/link"
+	"github.com/fairlead/fairlead/cni/step"
+)
+
+// readyBridge makes the bridge what the configuration asks for: it is there and
+// up, has the gateways' addresses, and the node forwards.
+//
+// The bridge is shared, so two things must never happen: that an ADD takes back
+// a bridge or address that another ADD has come to rely on, and that one relies
+// on what is about to be taken back. Therefore an ADD holds a lock on the host's
+// namespace to its end: shared if it finds the bridge ready, which is nearly
+// always, and exclusive if it has to change it. Who changes something is alone
+// until it is sure to stay.
+func (a *Attachment) readyBridge(gateways []netip.Prefix) (step.Undo, error) {
+	if err := a.Host.Lock(link.Shared); err != nil {
+		return nil, err
+	}
+	changes, err := a.plan(gateways)
+	if err != nil || len(changes) == 0 {
+		return nil, err
+	}
+	if err := a.Host.Lock(link.Exclusive); err != nil {
+		return nil, err
+	}
+	changes, err = a.plan(gateways) // again: another ADD may have come before this one
+	if err != nil {
+		return nil, err
+	}
+	if len(changes) == 0 {
+		return nil, a.Host.Lock(link.Shared)
+	}
+	return step.Run(changes...)
+}
+
+// plan looks at the bridge and returns the steps that are missing. It changes
+// nothing, and finds what is in the way before anything is changed.
+func (a *Attachment) plan(gateways []netip.Prefix) ([]step.Func, error) {
+	_, err := a.findBridge()
+	if errors.Is(err, link.ErrNoDevice) {
+		return a.planNew(gateways), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a.planExisting(gateways)
+}
+
+func (a *Attachment) planNew(gateways []netip.Prefix) []step.Func {
+	changes := []step.Func{a.addBridge, a.findBridge}
+	if a.Config.PromiscMode {
+		changes = append(changes, a.setPromisc)
+	}
+	own, node := a.sysctls(gateways)
+	for _, s := range own {
+		changes = append(changes, a.set(s))
+	}
+	for _, gateway := range gateways {
+		changes = append(changes, a.addAddress(gateway))
+	}
+	for _, s := range node {
+		changes = append(changes, a.set(s))
+	}
+	return changes
+}
+
+func (a *Attachment) planExisting(gateways []netip.Prefix) ([]step.Func, error) {
+	var changes []step.Func
+	if !a.bridge.Up {
+		changes = append(changes, a.setUp)
+	}
+	if a.Config.PromiscMode && !a.bridge.Promisc {
+		changes = append(changes, a.setPromisc)
+	}
+	own, node := a.sysctls(gateways)
+	settings, err := a.planSysctls(own)
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := a.planAddresses(gateways)
+	if err != nil {
+		return nil, err
+	}
+	forwarding, err := a.planSysctls(node)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(changes, settings, addresses, forwarding), nil
+}
+
+// planAddresses returns the steps that give the bridge the gateways' addresses.
+// It is in the way if the bridge has another IPv4 address, or one in an IPv6
+// subnet that overlaps, and such addresses give way only to forceAddress.
+//
+// The reference plugin goes by the order in which the kernel lists addresses,
+// and can hold only one gateway per family; here all of a pod's gateways count
+// as one set.
+func (a *Attachment) planAddresses(gateways []netip.Prefix) ([]step.Func, error) {
+	if len(gateways) == 0 {
+		return nil, nil
+	}
+	present, err := a.Host.Addresses(a.bridge)
+	if err != nil {
+		return nil, err
+	}
+	missing := slices.DeleteFunc(slices.Clone(gateways), func(gateway netip.Prefix) bool {
+		return slices.ContainsFunc(present, func(p link.Address) bool { return p.Prefix == gateway })
+	})
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	var changes []step.Func
+	// Backwards, so that undoing restores them in the order they had.
+	for _, p := range slices.Backward(present) {
+		i := slices.IndexFunc(missing, func(m netip.Prefix) bool { return inTheWay(p.Prefix, m) })
+		if i < 0 || slices.Contains(gateways, p.Prefix) {
+			continue
+		}
+		if !a.Config.ForceAddress {
+			return nil, fmt.Errorf("bridge %s has the address %s, which is in the way of the gateway %s: only forceAddress: true replaces it",
+				a.bridge.Name, p, missing[i])
+		}
+		changes = append(changes, a.deleteAddress(p))
+	}
+	for _, m := range missing {
+		changes = append(changes, a.addAddress(m))
+	}
+	return append(changes, a.pinMAC), nil
+}
+
+func inTheWay(present, wanted netip.Prefix) bool {
+	if present.Addr().Is4() != wanted.Addr().Is4() {
+		return false
+	}
+	return wanted.Addr().Is4() || present.Overlaps(wanted)
+}
+
+// sysctls are the values wanted, of the bridge itself and of the node. The
+// node's come last: the kernel drops the default routes that routers advertised
+// when IPv6 forwarding is turned on.
+func (a *Attachment) sysctls(gateways []netip.Prefix) (own, node []link.Sysctl) {
+	conf := "net/ipv6/conf/" + a.Config.Bridge + "/"
+	// Else a pod could advertise itself as the node's router (RFC 4861).
+	own = append(own, link.Sysctl{Path: conf + "accept_ra", Value: "0"})
+	if slices.ContainsFunc(gateways, func(g netip.Prefix) bool { return g.Addr().Is6() }) {
+		// Nodes without IPv6 of their own often have it off for new interfaces.
+		own = append(own, link.Sysctl{Path: conf + "disable_ipv6", Value: "0"})
+		node = append(node, link.Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1"})
+	}
+	if slices.ContainsFunc(gateways, func(g netip.Prefix) bool { return g.Addr().Is4() }) {
+		node = append(node, link.Sysctl{Path: "net/ipv4/ip_forward", Value: "1"})
+	}
+	return own, node
+}
+
+// planSysctls returns the steps for those values that are not as wanted.
+func (a *Attachment) planSysctls(wanted []link.Sysctl) ([]step.Func, error) {
+	var changes []step.Func
+	for _, s := range wanted {
+		value, err := a.Host.Sysctl(s.Path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, err
+		}
+		if value != s.Value {
+			changes = append(changes, a.set(s))
+		}
+	}
+	return changes, nil
+}

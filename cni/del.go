@@ -1,0 +1,67 @@
+package cni
+
+import (
+	"context"
+	"errors"
+
+	"github.com/containernetworking/cni/pkg/skel"
+
+	"github.com/fairlead/fairlead/cni/bridge"
+	"github.com/fairlead/fairlead/cni/link"
+)
+
+// Del detaches a pod and gives its addresses back. It succeeds if there is
+// nothing to detach, and also where ADD refused the configuration: a runtime
+// calls it then too, and would never be rid of the pod.
+//
+// The interface goes before the addresses, so that none is given to another pod
+// while this one can still use it.
+func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
+	if err := deleteInterface(args); err != nil {
+		return err
+	}
+	var d document
+	_ = decode(args.StdinData, &d) // of a value of the wrong type only that value is lost
+	plugin, err := d.IPAM.plugin()
+	if err != nil {
+		return nil // no ADD succeeded with it
+	}
+	ipam, err := newIPAM(plugin, args.Path)
+	if err != nil {
+		return err
+	}
+	return ipam.Del(ctx, args)
+}
+
+// deleteInterface finds the pod's interface by the name of its other end, for
+// which it needs no namespace but the host's.
+func deleteInterface(args *skel.CmdArgs) error {
+	host, err := link.Host()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	found, err := bridge.Del(host, args.ContainerID, args.IfName)
+	if found || err != nil || args.Netns == "" {
+		return err
+	}
+	return deleteInPod(host, args)
+}
+
+// deleteInPod removes an interface whose other end has another name: one that
+// the reference plugin made before the configuration was changed to this one.
+func deleteInPod(host *link.NS, args *skel.CmdArgs) error {
+	pod, err := link.Open(args.Netns)
+	if errors.Is(err, link.ErrNoNamespace) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer pod.Close()
+	if pod.Same(host) {
+		return nil // an interface of the node itself
+	}
+	_, err = pod.Delete(args.IfName, "veth")
+	return err
+}
