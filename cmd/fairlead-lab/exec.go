@@ -23,7 +23,7 @@ func newExec() *cobra.Command {
 
 The command takes the place of fairlead-lab: the terminal, standard input and
 output, signals and the exit status are its own.`,
-		Example: `  fairlead-lab exec client-1 -- ping -c 3 fd00:10:244:2::2
+		Example: `  fairlead-lab exec client-1 -- ip address
   fairlead-lab exec client-1 -- bash
   fairlead-lab exec node-1 -- iptables-save -t nat`,
 		Args: func(cmd *cobra.Command, args []string) error {

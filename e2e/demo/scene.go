@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/fairlead/fairlead/e2e/lab"
 )
@@ -50,8 +47,10 @@ func (s *Scene) VIP() netip.AddrPort { return lab.VIPs(s.web)[0].Addr }
 // build makes the scene as far as it can be made.
 func (r *recorder) build(ctx context.Context, opts lab.Options, s *Scene) error {
 	err := r.check(ctx, "cluster", func(ctx context.Context) (_ string, err error) {
-		s.Lab, err = lab.New(ctx, opts)
-		return fmt.Sprintf("%d nodes, a proxy on each, mode %s", opts.Nodes, opts.Mode), err
+		if s.Lab, err = lab.New(ctx, opts); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("lab %s, nodes: %d, a proxy on each, mode %s", s.Lab.ID, opts.Nodes, opts.Mode), nil
 	})
 	if err != nil {
 		return err
@@ -59,34 +58,35 @@ func (r *recorder) build(ctx context.Context, opts lab.Options, s *Scene) error 
 	ctx, stop := s.Lab.Guard(ctx)
 	defer stop()
 	for i, node := range s.Lab.Nodes {
-		name := fmt.Sprintf("client-%d", i+1)
-		if err := r.addPod(ctx, s, &s.Clients, node, name); err != nil {
+		p, err := r.addPod(ctx, s.Lab, node, fmt.Sprintf("client-%d", i+1))
+		if err != nil {
 			return err
 		}
+		s.Clients = append(s.Clients, p)
 	}
 	for i := range backends {
-		node := s.Lab.Nodes[i%len(s.Lab.Nodes)]
-		if err := r.addPod(ctx, s, &s.Web, node, fmt.Sprintf("web-%d", i+1)); err != nil {
+		p, err := r.addPod(ctx, s.Lab, s.Lab.Nodes[i%opts.Nodes], fmt.Sprintf("web-%d", i+1))
+		if err != nil {
 			return err
 		}
+		s.Web = append(s.Web, p)
 	}
 	return r.check(ctx, "services", s.applyServices)
 }
 
-func (r *recorder) addPod(ctx context.Context, s *Scene, to *[]*lab.Pod, node *lab.Node, name string) error {
-	return r.check(ctx, "pod "+name, func(ctx context.Context) (string, error) {
-		p, err := s.Lab.AddPod(ctx, node, name)
-		if err != nil {
+func (r *recorder) addPod(ctx context.Context, l *lab.Lab, node *lab.Node, name string) (p *lab.Pod, err error) {
+	err = r.check(ctx, "pod "+name, func(ctx context.Context) (_ string, err error) {
+		if p, err = l.AddPod(ctx, node, name); err != nil {
 			return "", err
 		}
-		*to = append(*to, p)
 		return fmt.Sprintf("on %s, %s, %s", node.Name, p.IPv4(), p.IPv6()), nil
 	})
+	return p, err
 }
 
 func (s *Scene) applyServices(ctx context.Context) (string, error) {
-	s.web = newService("web", "10.96.0.10", "fd00:10:96::10")
-	s.idle = newService("idle", "10.96.0.20", "fd00:10:96::20")
+	s.web = lab.NewService("web", "10.96.0.10", "fd00:10:96::10")
+	s.idle = lab.NewService("idle", "10.96.0.20", "fd00:10:96::20")
 	objects := []lab.Object{s.web, s.idle}
 	objects = append(objects, lab.Slices(s.web, s.Web...)...)
 	objects = append(objects, lab.Slices(s.idle)...)
@@ -98,30 +98,4 @@ func (s *Scene) applyServices(ctx context.Context) (string, error) {
 	}
 	return fmt.Sprintf("web at %s with %d backends, idle at %s with none",
 		join(s.web.Spec.ClusterIPs), len(s.Web), join(s.idle.Spec.ClusterIPs)), nil
-}
-
-// newService is a dual-stack Service with port 80 over each protocol.
-func newService(name string, clusterIPs ...string) *corev1.Service {
-	policy := corev1.IPFamilyPolicyRequireDualStack
-	service := &corev1.Service{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
-		Spec: corev1.ServiceSpec{
-			Type:           corev1.ServiceTypeClusterIP,
-			Selector:       map[string]string{"app": name},
-			ClusterIP:      clusterIPs[0],
-			ClusterIPs:     clusterIPs,
-			IPFamilies:     []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
-			IPFamilyPolicy: &policy,
-		},
-	}
-	for _, protocol := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
-		service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{
-			Name:       strings.ToLower(string(protocol)),
-			Protocol:   protocol,
-			Port:       80,
-			TargetPort: intstr.FromInt32(lab.PodPort),
-		})
-	}
-	return service
 }

@@ -2,17 +2,18 @@
 // an underlay, pods on the nodes, and on each node the real programs. It is
 // what fairlead-lab and the end-to-end tests stand on.
 //
-//	underlay   bridge "switch" 192.168.244.1, fd00:192:168:244::1
-//	           │                                │
-//	node-1     eth0 192.168.244.11              eth0 192.168.244.12     node-2
-//	           fairlead proxy                   fairlead proxy
-//	           cni0 10.244.1.1/24               cni0 10.244.2.1/24
-//	           │              │                 │
-//	pods       web-1          client-1          web-2
+//	underlay                 bridge "switch", 192.168.244.1/24
+//	               ┌────────────────────────┴────────────────┐
+//	nodes    eth0 192.168.244.11                     eth0 192.168.244.12
+//	         fairlead proxy                          fairlead proxy
+//	         cni0 10.244.1.1/24                      cni0 10.244.2.1/24
+//	               ├───────────────┐                         │
+//	pods     eth0 10.244.1.2  eth0 10.244.1.3        eth0 10.244.2.2
 //
-// Every box is a network namespace. Pods are attached by running fairlead-cni
-// through libcni, as a container runtime does; in each of them runs a server of
-// package e2e/echo as a process of its own.
+// The underlay, each node and each pod are a network namespace, all of them with
+// IPv6 too. Pods are attached by running fairlead-cni through libcni, as a
+// container runtime does, and in each of them a server of package e2e/echo runs
+// as a process of its own.
 //
 // All that a lab owns lies under Root/ID, its namespaces bound to files there,
 // its processes recognisable by the namespace they are in. So a lab can be
@@ -28,7 +29,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/fairlead/fairlead/e2e/netns"
 )
@@ -37,7 +37,7 @@ import (
 type Options struct {
 	ID     string // names the lab; "" is a random one
 	Nodes  int    // 1 to MaxNodes
-	Mode   string // the proxies' --mode: iptables, ebpf, auto
+	Mode   string // the proxies' --mode; "" is iptables
 	BinDir string // where fairlead, fairlead-cni and fairlead-lab are
 	// Keep: the lab outlives the process that builds it, once that has called
 	// (*Lab).Keep, until somebody calls Remove.
@@ -63,6 +63,9 @@ type Lab struct {
 func New(ctx context.Context, opts Options) (*Lab, error) {
 	if err := Preflight(opts); err != nil {
 		return nil, err
+	}
+	if opts.Mode == "" {
+		opts.Mode = "iptables"
 	}
 	l, err := create(opts)
 	if err != nil {
@@ -128,6 +131,3 @@ func (l *Lab) closeHandles() {
 		_ = l.underlay.Close()
 	}
 }
-
-// Pods returns the lab's pods in the order in which they were added.
-func (l *Lab) Pods() []*Pod { return slices.Clone(l.pods) }

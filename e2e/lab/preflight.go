@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 )
 
 // The programs that a lab runs, all in Options.BinDir.
@@ -15,11 +16,17 @@ const (
 	labProgram   = "fairlead-lab" // serves in pods
 )
 
+// validID keeps a lab's name one element of a path, and short.
+var validID = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,30}$`)
+
 // Preflight says in one sentence why this machine or these options cannot make
 // a lab, nil if they can. It changes nothing.
 func Preflight(opts Options) error {
 	if opts.Nodes < 1 || opts.Nodes > MaxNodes {
 		return fmt.Errorf("make %d nodes: allowed are 1 to %d", opts.Nodes, MaxNodes)
+	}
+	if opts.ID != "" && !validID.MatchString(opts.ID) {
+		return fmt.Errorf("name lab %q: allowed are lower-case letters, digits and -, 31 at most", opts.ID)
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("make network namespaces: this needs root")

@@ -7,9 +7,48 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/fairlead/fairlead/e2e/echo"
 )
+
+// ServicePort is the port of a Service that NewService makes.
+const ServicePort = 80
+
+// NewService is a Service in the namespace default that leads ServicePort, over
+// each of Networks, to the servers in pods. Its families are those of its
+// cluster IPs.
+func NewService(name string, clusterIPs ...string) *corev1.Service {
+	service := &corev1.Service{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+		Spec: corev1.ServiceSpec{
+			Type:       corev1.ServiceTypeClusterIP,
+			Selector:   map[string]string{"app": name},
+			ClusterIP:  clusterIPs[0],
+			ClusterIPs: clusterIPs,
+		},
+	}
+	for _, ip := range clusterIPs {
+		service.Spec.IPFamilies = append(service.Spec.IPFamilies, familyOf(ip))
+	}
+	for _, network := range Networks {
+		service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{
+			Name:       network,
+			Protocol:   corev1.Protocol(strings.ToUpper(network)),
+			Port:       ServicePort,
+			TargetPort: intstr.FromInt32(PodPort),
+		})
+	}
+	return service
+}
+
+func familyOf(ip string) corev1.IPFamily {
+	if netip.MustParseAddr(ip).Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
 
 // VIPs are the virtual IPs of a Service with its ports.
 func VIPs(service *corev1.Service) []echo.Endpoint {
