@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -112,10 +113,11 @@ func (d *decoder) toJSON() ([]byte, error) {
 	return kyaml.YAMLToJSON(d.text)
 }
 
-// endsAfterOne refuses what follows a document that is not JSON and yet begins
-// with a brace: the parser stops at the closing one and would not see the rest.
+// endsAfterOne refuses what follows the document in its text: the parser that
+// makes JSON would not see it. A text that begins with a key has nothing after
+// it, as its mapping goes on to the end; one in braces may.
 func endsAfterOne(text []byte) error {
-	if text[0] != '{' {
+	if unicode.IsLetter(rune(text[0])) {
 		return nil
 	}
 	stream := yaml.NewDecoder(bytes.NewReader(text))
@@ -123,10 +125,14 @@ func endsAfterOne(text []byte) error {
 	if err := stream.Decode(&first); err != nil {
 		return nil // left to the parser that names lines better
 	}
-	if err := stream.Decode(&second); !errors.Is(err, io.EOF) {
-		return err // did not find expected <document start>
+	err := stream.Decode(&second)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err == nil:
+		return fmt.Errorf("yaml: line %d: a second document", second.Line)
 	}
-	return nil
+	return err
 }
 
 func parseTree(text []byte) *yaml.Node {

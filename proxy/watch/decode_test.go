@@ -51,7 +51,7 @@ func describe(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	c, _ := decodeFile(filepath.Base(path), text, nil)
-	s := state{problems: map[Problem]Problem{}}
+	s := newState()
 	s.report(c.problems...)
 
 	var b strings.Builder

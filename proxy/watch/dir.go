@@ -319,7 +319,7 @@ func (d *Dir) news() (News, bool) {
 	}
 	now, first := d.merge(), d.told == nil
 	if first {
-		d.told = &state{}
+		d.told = newState()
 	}
 	news := now.since(d.told)
 	d.told, d.changed = now, false

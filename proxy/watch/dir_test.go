@@ -25,7 +25,7 @@ type cluster struct {
 	t        *testing.T
 	dir      *Dir
 	services map[string]*service.Service // by name; all are in one namespace
-	problems map[Problem]bool
+	problems map[Problem]int             // without lines → how many
 	// vanished counts how often each Service went away.
 	vanished map[string]int
 	updates  int
@@ -41,7 +41,7 @@ func follow(t *testing.T, path string) *cluster {
 	return &cluster{
 		t: t, dir: dir,
 		services: map[string]*service.Service{},
-		problems: map[Problem]bool{},
+		problems: map[Problem]int{},
 		vanished: map[string]int{},
 	}
 }
@@ -69,16 +69,16 @@ func (c *cluster) next() {
 		c.vanished[name.Name]++
 	}
 	for _, p := range news.Problems {
-		if c.problems[p.identity()] {
-			c.t.Errorf("told twice: %s", p)
-		}
-		c.problems[p.identity()] = true
+		c.problems[p.withoutLines()]++
 	}
 	for _, p := range news.Mended {
-		if !c.problems[p.identity()] {
+		p = p.withoutLines()
+		if c.problems[p] == 0 {
 			c.t.Errorf("mended but never told: %s", p)
 		}
-		delete(c.problems, p.identity())
+		if c.problems[p]--; c.problems[p] == 0 {
+			delete(c.problems, p)
+		}
 	}
 }
 
@@ -477,10 +477,13 @@ func TestNotAFile(t *testing.T) {
 	c.until("a")
 }
 
+// told returns the problems that were told and are not mended.
 func (c *cluster) told() []string {
 	var told []string
-	for p := range c.problems {
-		told = append(told, p.String())
+	for p, n := range c.problems {
+		for range n {
+			told = append(told, p.String())
+		}
 	}
 	slices.Sort(told)
 	return told
@@ -533,7 +536,7 @@ func TestTwice(t *testing.T) {
 	c.untilPort("web", 80)
 	twice := ": Service default/web: is there twice; this one is left out, the other one is at "
 	want := []string{
-		path("b.yaml") + twice + path("b.yaml"), // lines are not part of a problem's identity
+		path("b.yaml") + twice + path("b.yaml"),
 		path("c.yaml") + twice + path("b.yaml"),
 	}
 	if diff := cmp.Diff(want, c.told()); diff != "" {
@@ -543,6 +546,9 @@ func TestTwice(t *testing.T) {
 	write(t, path("b.yaml"), "# a comment\n"+manifest("web", 80)+"---\n"+manifest("web", 81))
 	write(t, path("m.yaml"), manifest("mark", 80))
 	c.untilPort("mark", 80)
+	if diff := cmp.Diff(want, c.told()); diff != "" {
+		t.Errorf("problems after lines moved, want -, got +:\n%s", diff)
+	}
 
 	write(t, path("b.yaml"), manifest("web", 83))
 	c.untilPort("web", 83)
@@ -588,6 +594,9 @@ func TestBroken(t *testing.T) {
 	// It is told once, however often the file is read.
 	write(t, path, "# comment\n"+manifest("a", 0)+"---\n"+manifest("b", 82))
 	c.untilPort("b", 82)
+	if diff := cmp.Diff(want, c.told()); diff != "" {
+		t.Errorf("problems after another reading, want -, got +:\n%s", diff)
+	}
 	write(t, path, good)
 	c.until("a", "b")
 }

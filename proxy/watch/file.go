@@ -154,10 +154,10 @@ func (c content) worseThan(old content) bool {
 	}
 	problems := make(map[Problem]bool, len(old.problems))
 	for _, p := range old.problems {
-		problems[p.identity()] = true
+		problems[p.withoutLines()] = true
 	}
 	return slices.ContainsFunc(old.objects, func(o object) bool { return !objects[o.Object] }) ||
-		slices.ContainsFunc(c.problems, func(p Problem) bool { return !problems[p.identity()] })
+		slices.ContainsFunc(c.problems, func(p Problem) bool { return !problems[p.withoutLines()] })
 }
 
 // unreadable is the problem of a file, or a directory, that cannot be read.

@@ -12,7 +12,14 @@ import (
 // state is all that a directory says at one time.
 type state struct {
 	objects  map[Object]placed
-	problems map[Problem]Problem // identity → the problem, at the first place it has
+	problems map[nth]Problem
+	alike    map[Problem]int // problem without lines → how many there are
+}
+
+// nth tells apart problems that differ by nothing but their lines.
+type nth struct {
+	Problem // without lines
+	n       int
 }
 
 // placed is the value of an object and where it stands.
@@ -21,9 +28,17 @@ type placed struct {
 	place Place
 }
 
+func newState() *state {
+	return &state{
+		objects:  map[Object]placed{},
+		problems: map[nth]Problem{},
+		alike:    map[Problem]int{},
+	}
+}
+
 // merge makes one state of all files.
 func (d *Dir) merge() *state {
-	s := &state{problems: map[Problem]Problem{}, objects: map[Object]placed{}}
+	s := newState()
 	if d.told != nil {
 		s.objects = make(map[Object]placed, len(d.told.objects)) // it hardly ever differs
 	}
@@ -62,11 +77,16 @@ func (d *Dir) order() []string {
 	return append(names, stale...)
 }
 
+// report adds problems. Of alike notes one is enough.
 func (s *state) report(problems ...Problem) {
 	for _, p := range problems {
-		if _, ok := s.problems[p.identity()]; !ok {
-			s.problems[p.identity()] = p
+		key := p.withoutLines()
+		n := s.alike[key]
+		if n > 0 && p.Note {
+			continue
 		}
+		s.alike[key]++
+		s.problems[nth{key, n}] = p
 	}
 }
 
@@ -122,7 +142,7 @@ func unless[V any](gone bool, value *V) *V {
 }
 
 // without returns the problems of all that are not in some.
-func without(all, some map[Problem]Problem) []Problem {
+func without(all, some map[nth]Problem) []Problem {
 	var found []Problem
 	for id, p := range all {
 		if _, ok := some[id]; !ok {

@@ -70,9 +70,8 @@ func (p Problem) compare(q Problem) int {
 		cmp.Compare(p.Message, q.Message))
 }
 
-// identity is p without its lines: a problem that has merely moved, because of
-// an edit above it, is the same problem.
-func (p Problem) identity() Problem {
+// withoutLines is what p stays if it merely moves because of an edit above it.
+func (p Problem) withoutLines() Problem {
 	p.Place.Line, p.Also.Line = 0, 0
 	return p
 }
