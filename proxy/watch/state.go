@@ -26,6 +26,7 @@ type nth struct {
 type placed struct {
 	value any
 	place Place
+	stale bool // so is the file
 }
 
 func newState() *state {
@@ -36,45 +37,30 @@ func newState() *state {
 	}
 }
 
-// merge makes one state of all files.
+// merge makes one state of all files. An object that is on its way from one file
+// to another is not there twice: one of the files is stale.
 func (d *Dir) merge() *state {
 	s := newState()
 	if d.told != nil {
 		s.objects = make(map[Object]placed, len(d.told.objects)) // it hardly ever differs
 	}
 	s.report(d.trouble...)
-	for _, name := range d.order() {
+	for _, name := range slices.Sorted(maps.Keys(d.files)) {
 		f, path := d.files[name], filepath.Join(d.path, name)
 		s.report(f.problems...)
 		for _, o := range f.objects {
-			place := Place{File: path, Line: o.line}
+			this := placed{o.value, Place{File: path, Line: o.line}, !f.stale.IsZero()}
 			first, twice := s.objects[o.Object]
 			switch {
 			case !twice:
-				s.objects[o.Object] = placed{o.value, place}
-			case f.stale.IsZero():
-				s.report(Problem{Place: place, Object: o.Object, Also: first.place,
+				s.objects[o.Object] = this
+			case !first.stale && !this.stale:
+				s.report(Problem{Place: this.place, Object: o.Object, Also: first.place,
 					Message: "is there twice; this one is left out, the other one is at"})
 			}
 		}
 	}
 	return s
-}
-
-// order returns the names of the files in the order in which their objects
-// count. The stale ones come last: their objects serve as long as no other file
-// has them, and an object that is on its way from one file to another is not
-// there twice.
-func (d *Dir) order() []string {
-	var names, stale []string
-	for _, name := range slices.Sorted(maps.Keys(d.files)) {
-		if d.files[name].stale.IsZero() {
-			names = append(names, name)
-		} else {
-			stale = append(stale, name)
-		}
-	}
-	return append(names, stale...)
 }
 
 // report adds problems. Of alike notes one is enough.
