@@ -1,0 +1,48 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// lock waits for the lock of an open file or directory, shared or exclusive
+// (unix.LOCK_SH, LOCK_EX). Closing f gives it back, and so does the end of the
+// process.
+func lock(ctx context.Context, f *os.File, how int) error {
+	err := flock(f, how|unix.LOCK_NB)
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return err
+	}
+	// Nothing calls off a flock(2) that waits. When ctx is done first, this
+	// goroutine goes on waiting, and the file, which the caller closes, stays
+	// open until then; so the lock is given back the moment it is got.
+	locked := make(chan error, 1)
+	go func() { locked <- flock(f, how) }()
+	select {
+	case err := <-locked:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("another process has it: %w", ctx.Err())
+	}
+}
+
+// flock keeps f open while the system call lasts, whoever closes it.
+func flock(f *os.File, how int) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var locked error
+	err = conn.Control(func(fd uintptr) {
+		for {
+			if locked = unix.Flock(int(fd), how); !errors.Is(locked, unix.EINTR) {
+				return
+			}
+		}
+	})
+	return errors.Join(err, locked)
+}
