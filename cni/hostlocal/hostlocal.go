@@ -5,18 +5,33 @@
 //
 // It touches no network: it reads its configuration from the arguments, keeps
 // its rows in the network's store (package ipam/disk), and returns what CNI
-// calls a result. Errors of the caller's making are *types.Error with the
-// specification's code; nothing is logged.
+// calls a result. Its errors are *types.Error with a code (see errors.go);
+// nothing is logged.
 package hostlocal
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/fairlead/fairlead/ipam"
+	"github.com/fairlead/fairlead/ipam/disk"
 )
+
+// patience is how long a verb waits for the transactions of other pods. Each
+// takes about a millisecond; whoever waits this long waits for a stopped process.
+const patience = 60 * time.Second
 
 // Plugin is the IPAM plugin with what it takes from the machine.
 type Plugin struct {
@@ -28,18 +43,47 @@ type Plugin struct {
 }
 
 // New returns the plugin of this machine.
-func New() *Plugin { return &Plugin{} }
+func New() *Plugin { return &Plugin{BootID: bootID, Now: time.Now} }
+
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id)), err
+}
 
 // Add gives the attachment (args.ContainerID, args.IfName) one address of each
 // range set and returns them with their gateways, the configured routes and the
-// DNS settings of resolvConf. The result has no interfaces, as the
-// specification asks of IPAM plugins, and is of version types100.ImplementedSpecVersion:
-// the caller converts it when it prints.
+// DNS settings of resolvConf. The result has no interfaces, as the specification
+// asks of IPAM plugins, and is of version types100.ImplementedSpecVersion: the
+// caller converts it when it prints.
 //
-// The rows are on disk when Add returns. A caller that fails later gives the
-// addresses back by Del.
+// The rows are on disk when Add returns, and there are none when it returns an
+// error. A caller that fails later gives the addresses back by Del.
 func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) (*types100.Result, error) {
-	return nil, errors.ErrUnsupported
+	store, _, err := openStore(args.StdinData)
+	if err != nil {
+		return nil, err
+	}
+	add, err := decodeAddition(args)
+	if err != nil {
+		return nil, err
+	}
+	result := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: add.routes}
+	if result.DNS, err = readResolvConf(add.resolvConf); err != nil {
+		return nil, invalid("ipam.resolvConf", "%v", err)
+	}
+	err = p.update(ctx, store, func(tx ipam.Tx, boot string) error {
+		given, err := ipam.Allocate(tx, add.sets, ipam.Request{
+			Owner: owner(args), Netns: args.Netns, Pod: add.pod, Wanted: add.wanted, Boot: boot, Now: p.Now(),
+		})
+		for _, address := range given {
+			result.IPs = append(result.IPs, ipConfig(address))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, coded(err)
+	}
+	return result, nil
 }
 
 // Del gives back whatever the attachment holds. It succeeds when there is
@@ -47,11 +91,96 @@ func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) (*types100.Result,
 // network's name and ipam.dataDir: a configuration that was broken since Add
 // does not keep a pod from going.
 func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
-	return errors.ErrUnsupported
+	store, _, err := openStore(args.StdinData)
+	if err != nil {
+		return err
+	}
+	if there, err := store.Exists(); err != nil || !there {
+		return coded(err)
+	}
+	return coded(p.update(ctx, store, func(tx ipam.Tx, _ string) error {
+		return ipam.Release(tx, owner(args), p.Now())
+	}))
 }
 
 // Check verifies that the attachment still holds addresses and, where the
-// configuration carries a prevResult, that it lists all of them.
+// configuration carries a prevResult, that it lists all of them. Addresses that
+// other plugins of the chain added to it are not this plugin's concern.
 func (p *Plugin) Check(ctx context.Context, args *skel.CmdArgs) error {
-	return errors.ErrUnsupported
+	store, conf, err := openStore(args.StdinData)
+	if err != nil {
+		return err
+	}
+	prev, err := conf.prevResult()
+	if err != nil {
+		return err
+	}
+	addrs, err := p.held(ctx, store, owner(args))
+	if err != nil {
+		return coded(err)
+	}
+	if len(addrs) == 0 {
+		return types.NewError(ErrNotAllocated, owner(args).String()+" holds no address", "")
+	}
+	if prev == nil {
+		return nil
+	}
+	for _, addr := range addrs {
+		if !slices.ContainsFunc(prev.IPs, func(c *types100.IPConfig) bool { return addrOf(c) == addr }) {
+			return types.NewError(ErrNotAllocated, fmt.Sprintf("%s holds %s, which prevResult does not list", owner(args), addr), "")
+		}
+	}
+	return nil
+}
+
+// update runs f in a transaction in which every row is of the running boot.
+func (p *Plugin) update(ctx context.Context, store *disk.Store, f func(tx ipam.Tx, boot string) error) error {
+	boot, err := p.BootID()
+	if err != nil {
+		return fmt.Errorf("read boot id: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return store.Update(ctx, func(tx ipam.Tx) error {
+		if err := ipam.Reclaim(tx, boot); err != nil {
+			return err
+		}
+		return f(tx, boot)
+	})
+}
+
+// held reads what the attachment holds in the running boot.
+func (p *Plugin) held(ctx context.Context, store *disk.Store, o ipam.Owner) ([]netip.Addr, error) {
+	boot, err := p.BootID()
+	if err != nil {
+		return nil, fmt.Errorf("read boot id: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var lease ipam.Lease
+	err = store.View(ctx, func(tx ipam.Tx) (err error) {
+		lease, err = ipam.Held(tx, o)
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) || lease.Boot != boot {
+		return nil, nil
+	}
+	return lease.Addrs, err
+}
+
+func owner(args *skel.CmdArgs) ipam.Owner {
+	return ipam.Owner{ContainerID: args.ContainerID, IfName: args.IfName}
+}
+
+func ipConfig(a ipam.Address) *types100.IPConfig {
+	addr := a.Prefix.Addr()
+	return &types100.IPConfig{
+		Address: net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(a.Prefix.Bits(), addr.BitLen())},
+		Gateway: a.Gateway.AsSlice(),
+	}
+}
+
+func addrOf(c *types100.IPConfig) netip.Addr {
+	addr, _ := netip.AddrFromSlice(c.Address.IP)
+	return addr.Unmap()
 }

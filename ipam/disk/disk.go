@@ -30,7 +30,7 @@ type Store struct {
 // name must be one that CNI allows, for it becomes part of a path.
 func New(dataDir, network string) (*Store, error) {
 	if err := utils.ValidateNetworkName(network); err != nil {
-		return nil, fmt.Errorf("network name %q: want letters, digits, and _ . - after the first of them", network)
+		return nil, fmt.Errorf("network name %q is not allowed: it must be letters, digits and _.-, of which the first is a letter or digit", network)
 	}
 	return &Store{path: filepath.Join(dataDir, network+".db")}, nil
 }
