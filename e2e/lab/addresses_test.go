@@ -1,0 +1,36 @@
+package lab
+
+import (
+	"net/netip"
+	"testing"
+)
+
+func TestAddressPlanHasNoOverlap(t *testing.T) {
+	taken := map[netip.Prefix]string{}
+	take := func(who string, prefixes ...netip.Prefix) {
+		for _, p := range prefixes {
+			for q, other := range taken {
+				if p.Overlaps(q) {
+					t.Errorf("%s of %s overlaps %s of %s", p, who, q, other)
+				}
+			}
+			taken[p] = who
+		}
+	}
+	host := func(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr(), p.Addr().BitLen()) }
+	gateway := gatewayAddresses()
+	take("gateway", host(gateway[0]), host(gateway[1]))
+	for n := 1; n <= MaxNodes; n++ {
+		a := nodeAddresses(n)
+		take(nodeName(n), a.podCIDRs[:]...)
+		take(nodeName(n), host(a.underlay[0]), host(a.underlay[1]))
+		for i, family := range []string{"IPv4", "IPv6"} {
+			if a.underlay[i].Masked() != gateway[i].Masked() {
+				t.Errorf("%s: %s is not on the %s underlay", nodeName(n), a.underlay[i], family)
+			}
+			if a.podCIDRs[i] != a.podCIDRs[i].Masked() {
+				t.Errorf("%s: host bits in %s", nodeName(n), a.podCIDRs[i])
+			}
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead/fairlead/e2e/echo"
+	"github.com/fairlead/fairlead/e2e/lab"
+	"github.com/fairlead/fairlead/e2e/lab/labtest"
+)
+
+// cluster is a lab with a client on node-1 and a Service of three pods.
+type cluster struct {
+	*lab.Lab
+	client *lab.Pod
+	web    []*lab.Pod
+	vips   []echo.Endpoint
+}
+
+func newCluster(t *testing.T, nodes int) cluster {
+	t.Helper()
+	l := labtest.New(t, lab.Options{Nodes: nodes, BinDir: programs.Dir(t)})
+	c := cluster{Lab: l, client: labtest.AddPod(t, l, l.Nodes[0], "client")}
+	for i := range 3 {
+		c.web = append(c.web, labtest.AddPod(t, l, l.Nodes[i%nodes], fmt.Sprintf("web-%d", i+1)))
+	}
+	web := lab.NewService("web", "10.96.0.10", "fd00:10:96::10")
+	if err := l.Apply(append(lab.Slices(web, c.web...), web)...); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.WaitReady(t.Context(), web); err != nil {
+		t.Fatal(err)
+	}
+	c.vips = lab.VIPs(web)
+	return c
+}
+
+// checkSpread checks that of connections in a row each backend answers as many.
+func (c cluster) checkSpread(t *testing.T) {
+	t.Helper()
+	for _, vip := range c.vips {
+		got := map[string]int{}
+		for range 12 {
+			reply, err := c.client.Ask(t.Context(), vip)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[reply.Name]++
+		}
+		if diff := cmp.Diff(map[string]int{"web-1": 4, "web-2": 4, "web-3": 4}, got); diff != "" {
+			t.Errorf("%s %s (-want +got):\n%s", vip.Network, vip.Addr, diff)
+		}
+	}
+}
+
+func TestSpreadIsExact(t *testing.T) {
+	newCluster(t, 2).checkSpread(t)
+}
+
+// The rules outlive the process that made them.
+func TestTrafficGoesOnWithoutProxies(t *testing.T) {
+	c := newCluster(t, 2)
+	for _, n := range c.State().Nodes {
+		kill(t, n.Proxy)
+	}
+	c.checkSpread(t)
+}
+
+// What arrives in a backend comes from the client's own address, on the wire as
+// well as in what the server says: on the client's node and across nodes.
+func TestBackendSeesClientAddress(t *testing.T) {
+	c := newCluster(t, 2)
+	for _, server := range c.web[:2] {
+		t.Run(server.Node.Name, func(t *testing.T) {
+			packets := capture(t, server.NS())
+			for _, vip := range c.vips {
+				for range c.web {
+					if _, err := c.client.Ask(t.Context(), vip); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			got := map[flow]bool{}
+			for _, f := range packets() {
+				if f.dst.Port() == lab.PodPort {
+					got[f] = true
+				}
+			}
+			want := map[flow]bool{}
+			for _, at := range server.Endpoints() {
+				src := c.client.IPv4()
+				if at.Addr.Addr().Is6() {
+					src = c.client.IPv6()
+				}
+				want[flow{at.Network, src, at.Addr}] = true
+			}
+			if len(got) != len(want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+			for f := range want {
+				if !got[f] {
+					t.Errorf("no packet of %v in %v", f, got)
+				}
+			}
+		})
+	}
+}
