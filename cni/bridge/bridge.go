@@ -8,6 +8,19 @@
 // interfaces, the gateway. What every pod gets in every mode (addresses, routes)
 // is package cni's. It keeps no state: what exists is read from the kernel, and
 // the name of a pod's port follows from the pod.
+//
+// Pods and host get what the reference plugin gives them, with these
+// differences:
+//   - The hardware addresses of the bridge and of both ends are set, not chosen
+//     by the kernel, so that neither ports nor systemd-udevd change them later.
+//   - IPv6 addresses of pods and gateways are there at once, without duplicate
+//     address detection, and IPv6 is turned on for the bridge where it is off.
+//   - Neighbours are told of a pod's addresses when its port forwards, of IPv6
+//     addresses too (ndisc_notify). The kernel's own word, when the interface
+//     comes up, is lost, because the port does not forward yet.
+//   - The pod's loopback is up.
+//   - The host's end has the kernel's queue length, 1000, and not 0. Its
+//     accept_ra is left alone: what comes in by a port is the bridge's.
 package bridge
 
 import (

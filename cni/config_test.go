@@ -1,0 +1,86 @@
+package cni_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// TestConfigurationIsRefused has values that are not allowed. Each error names
+// the field, the value and what is allowed, and nothing is changed.
+func TestConfigurationIsRefused(t *testing.T) {
+	const (
+		invalid     = types.ErrInvalidNetworkConfig
+		unsupported = types.ErrUnsupportedField
+	)
+	tests := map[string]struct {
+		keys     string // JSON
+		args     string
+		wantCode uint
+		want     string
+	}{
+		"mode":                 {keys: `{"mode": "macvtap"}`, wantCode: invalid, want: `mode: "macvtap" is unknown: only "bridge" is allowed`},
+		"mode of wrong type":   {keys: `{"mode": 1}`, wantCode: invalid, want: `mode: a JSON number is not allowed: it must be a string`},
+		"bridge with a slash":  {keys: `{"bridge": "a/b"}`, wantCode: invalid, want: `bridge: "a/b" is not the name of an interface: 1 to 15 characters are allowed, none of them / or : or a space`},
+		"bridge too long":      {keys: `{"bridge": "a234567890123456"}`, wantCode: invalid, want: `bridge: "a234567890123456" is not the name of an interface: 1 to 15 characters are allowed, none of them / or : or a space`},
+		"mtu too small":        {keys: `{"mtu": 67}`, wantCode: invalid, want: `mtu: 67 is out of range: 0 (the kernel's default) or 68 to 65535 is allowed`},
+		"mtu too large":        {keys: `{"mtu": 65536}`, wantCode: invalid, want: `mtu: 65536 is out of range: 0 (the kernel's default) or 68 to 65535 is allowed`},
+		"mtu negative":         {keys: `{"mtu": -1}`, wantCode: invalid, want: `mtu: -1 is out of range: 0 (the kernel's default) or 68 to 65535 is allowed`},
+		"mtu as text":          {keys: `{"mtu": "1500"}`, wantCode: invalid, want: `mtu: a JSON string is not allowed: it must be a whole number`},
+		"isGateway as text":    {keys: `{"isGateway": "yes"}`, wantCode: invalid, want: `isGateway: a JSON string is not allowed: it must be true or false`},
+		"hairpin and promisc":  {keys: `{"hairpinMode": true, "promiscMode": true}`, wantCode: invalid, want: `promiscMode: true is not allowed together with hairpinMode: true: pods would get frames twice`},
+		"dns of wrong type":    {keys: `{"dns": {"nameservers": "10.9.0.53"}}`, wantCode: invalid, want: `dns.nameservers: a JSON string is not allowed: it must be a list`},
+		"ipam without type":    {keys: `{"ipam": {"subnet": "10.9.0.0/24"}}`, wantCode: invalid, want: `ipam.type: no value is not allowed: it must be the name of a plugin, or ipam be left out`},
+		"ipam type of 1":       {keys: `{"ipam": {"type": 1}}`, wantCode: invalid, want: `ipam.type: 1 is not allowed: it must be the name of a plugin, or ipam be left out`},
+		"ipam as text":         {keys: `{"ipam": "host-local"}`, wantCode: invalid, want: `ipam: a JSON string is not allowed: it must be an object`},
+		"ipam type with path":  {keys: `{"ipam": {"type": "../x"}}`, wantCode: invalid, want: `ipam.type: "../x" is not allowed: it must be the name of a file, without a path`},
+		"ipam type of no file": {keys: `{"ipam": {"type": "x"}}`, wantCode: invalid, want: `ipam.type: there is no plugin "x" in CNI_PATH (/nowhere)`},
+		"mac of the runtime":   {keys: `{"runtimeConfig": {"mac": "02:00"}}`, wantCode: invalid, want: `runtimeConfig.mac: "02:00" is not allowed: it must be the hardware address of one host, like 0a:58:0a:f4:01:05`},
+		"mac of a group":       {keys: `{"args": {"cni": {"mac": "01:00:5e:00:00:01"}}}`, wantCode: invalid, want: `args.cni.mac: "01:00:5e:00:00:01" is not allowed: it must be the hardware address of one host, like 0a:58:0a:f4:01:05`},
+		"mac of nobody":        {args: "MAC=00:00:00:00:00:00", wantCode: invalid, want: `CNI_ARGS MAC: "00:00:00:00:00:00" is not allowed: it must be the hardware address of one host, like 0a:58:0a:f4:01:05`},
+		"mac of InfiniBand":    {args: "MAC=02:00:5e:10:00:00:00:01", wantCode: invalid, want: `CNI_ARGS MAC: "02:00:5e:10:00:00:00:01" is not allowed: it must be the hardware address of one host, like 0a:58:0a:f4:01:05`},
+		"unknown argument":     {args: "FOO=bar", wantCode: types.ErrInvalidEnvironmentVariables, want: `CNI_ARGS: "FOO=bar": ARGS: unknown args ["FOO=bar"]`},
+		"broken argument":      {args: "MAC", wantCode: types.ErrInvalidEnvironmentVariables, want: `CNI_ARGS: "MAC": ARGS: invalid pair "MAC"`},
+
+		"ipMasq":                    {keys: `{"ipMasq": true}`, wantCode: unsupported, want: `ipMasq: true is not supported yet: only false is allowed`},
+		"vlan":                      {keys: `{"vlan": 100}`, wantCode: unsupported, want: `vlan: 100 is not supported yet: only 0 is allowed`},
+		"vlanTrunk":                 {keys: `{"vlanTrunk": [{"id": 7}]}`, wantCode: unsupported, want: `vlanTrunk: [{"id":7}] is not supported yet: only an empty list is allowed`},
+		"macspoofchk":               {keys: `{"macspoofchk": true}`, wantCode: unsupported, want: `macspoofchk: true is not supported yet: only false is allowed`},
+		"enabledad":                 {keys: `{"enabledad": true}`, wantCode: unsupported, want: `enabledad: true is not supported yet: only false is allowed`},
+		"disableContainerInterface": {keys: `{"disableContainerInterface": true}`, wantCode: unsupported, want: `disableContainerInterface: true is not supported yet: only false is allowed`},
+		"portIsolation":             {keys: `{"portIsolation": true}`, wantCode: unsupported, want: `portIsolation: true is not supported yet: only false is allowed`},
+		"vlan of wrong type":        {keys: `{"vlan": "100"}`, wantCode: invalid, want: `vlan: a JSON string is not allowed: it must be a whole number`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			node, pod, conf := newNode(t), newPod(t, "pod"), newNetwork(t)
+			node.path, pod.args = "/nowhere", tt.args
+			if tt.keys != "" {
+				if err := json.Unmarshal([]byte(tt.keys), &conf); err != nil {
+					t.Fatal(err)
+				}
+			}
+			host, inPod := dump(t, node.ns), dump(t, pod.ns)
+			_, err := node.add(pod, conf)
+			if text(err) != tt.want || code(err) != tt.wantCode {
+				t.Errorf("code  %d, error %v\nwant  %d, %s", code(err), err, tt.wantCode, tt.want)
+			}
+			compare(t, "host", host, dump(t, node.ns))
+			compare(t, "pod", inPod, dump(t, pod.ns))
+		})
+	}
+}
+
+// TestKeysThatChangeNothing are keys of the reference plugin at their defaults,
+// as tools write them.
+func TestKeysThatChangeNothing(t *testing.T) {
+	conf := newNetwork(t)
+	keys := `{"mode": "bridge", "bridge": "", "isGateway": false, "ipMasq": false, "ipMasqBackend": "nftables", "mtu": 0, "vlan": 0,
+		"vlanTrunk": [], "preserveDefaultVlan": true, "macspoofchk": false, "enabledad": false, "ipam": {}, "dns": {},
+		"capabilities": {"mac": true}, "runtimeConfig": {}, "args": {"cni": {}}, "prevResult": {"cniVersion": "1.1.0"}}`
+	if err := json.Unmarshal([]byte(keys), &conf); err != nil {
+		t.Fatal(err)
+	}
+	newNode(t).addT(t, newPod(t, "pod"), conf)
+}
