@@ -62,7 +62,7 @@ func oneService(name string) service.Update {
 	return service.Update{Services: map[service.Name]*service.Service{n: {
 		Name:       n,
 		ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
-		Ports:      []service.ServicePort{{Protocol: service.TCP, Port: 80}},
+		Ports:      []service.ServicePort{{Port: service.Port{Protocol: service.TCP, Number: 80}}},
 	}}}
 }
 

@@ -34,6 +34,7 @@ func TestUsageErrors(t *testing.T) {
 		{"proxy --manifests " + dir + " --iptables-variant x", `--iptables-variant "x": allowed are legacy and nft`},
 		{"proxy --manifests " + dir + " --iptables-masquerade-bit 32", `--iptables-masquerade-bit 32: allowed are 0 to 31`},
 		{"proxy --manifests " + dir + " --cluster-cidr 10.244.0.1/16", `--cluster-cidr "10.244.0.1/16": must be a range like 10.244.0.0/16 or fd00:10:244::/48`},
+		{"proxy --manifests " + dir + " --nodeport-addresses all,10.0.0.0/8", `--nodeport-addresses "all": must be a range like 10.244.0.0/16 or fd00:10:244::/48, or alone primary or all`},
 		{"proxy --manifests " + dir + " --log-format xml", `--log-format "xml": allowed are text and json`},
 		{"cleanup --mode ipvs", `--mode "ipvs": allowed is iptables`},
 	}

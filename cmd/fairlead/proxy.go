@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,7 @@ type proxyFlags struct {
 	manifests    string
 	nodeName     string
 	clusterCIDRs []string
+	nodePorts    []string
 	logFormat    string
 	backendFlags
 }
@@ -55,6 +57,7 @@ has programmed stays and goes on working ('fairlead cleanup' removes it).`,
 	cmd.Flags().StringVar(&f.manifests, "manifests", "", "directory of YAML files with the objects, watched (required)")
 	cmd.Flags().StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name in lower case)")
 	cmd.Flags().StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "ranges of all pods of the cluster (default: the pod CIDRs of this node's Node object)")
+	cmd.Flags().StringSliceVar(&f.nodePorts, "nodeport-addresses", []string{"primary"}, `which of the node's addresses node ports are on: ranges, or primary, or all`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	f.register(cmd)
 	return cmd
@@ -94,12 +97,18 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 // serviceConfig checks what is said of the node and the cluster.
 func (f proxyFlags) serviceConfig(e env) (service.Config, error) {
 	config := service.Config{NodeName: f.nodeName}
-	for _, s := range f.clusterCIDRs {
-		cidr, err := netip.ParsePrefix(strings.TrimSpace(s))
-		if err != nil || cidr != cidr.Masked() {
-			return config, usagef("--cluster-cidr %q: must be a range like 10.244.0.0/16 or fd00:10:244::/48", s)
+	var err error
+	if config.ClusterCIDRs, err = parseCIDRs("--cluster-cidr", f.clusterCIDRs, ""); err != nil {
+		return config, err
+	}
+	switch {
+	case slices.Equal(f.nodePorts, []string{"primary"}):
+	case slices.Equal(f.nodePorts, []string{"all"}):
+		config.NodePortCIDRs = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	default:
+		if config.NodePortCIDRs, err = parseCIDRs("--nodeport-addresses", f.nodePorts, ", or alone primary or all"); err != nil {
+			return config, err
 		}
-		config.ClusterCIDRs = append(config.ClusterCIDRs, cidr)
 	}
 	if config.NodeName == "" {
 		hostname, err := e.hostname()
@@ -109,6 +118,19 @@ func (f proxyFlags) serviceConfig(e env) (service.Config, error) {
 		config.NodeName = strings.ToLower(hostname)
 	}
 	return config, nil
+}
+
+// parseCIDRs checks a flag's ranges. also is what else the flag allows.
+func parseCIDRs(flag string, texts []string, also string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range texts {
+		cidr, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil || cidr != cidr.Masked() {
+			return nil, usagef("%s %q: must be a range like 10.244.0.0/16 or fd00:10:244::/48%s", flag, text, also)
+		}
+		out = append(out, cidr)
+	}
+	return out, nil
 }
 
 // newBackend makes the backend that the flags ask for.

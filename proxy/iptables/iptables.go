@@ -94,7 +94,7 @@ type family struct {
 
 func (f *family) sync(ctx context.Context, t *service.Table, change service.Change) error {
 	switch {
-	case f.have == nil || change.Senders || slices.ContainsFunc(change.Frontends, f.concernsKey):
+	case f.have == nil || change.Node || slices.ContainsFunc(change.Frontends, f.concernsKey):
 		return f.become(ctx, Render(t, f.ipv6, f.opts))
 	case slices.ContainsFunc(change.Pools, f.concernsPool):
 		return f.replacePools(ctx, t, change.Pools)

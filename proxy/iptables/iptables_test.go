@@ -101,8 +101,8 @@ func (n *node) save() string {
 func TestSyncFromOneTableToAnother(t *testing.T) {
 	everyVariant(t, func(t *testing.T, n *node) {
 		all := tables()
-		everything := service.Change{Senders: true}
-		for _, name := range []string{"typical", "by-sender", "tree", "empty", "tree", "typical"} {
+		everything := service.Change{Node: true}
+		for _, name := range []string{"typical", "external", "by-sender", "sticky", "tree", "empty", "tree", "typical"} {
 			n.mustSync(all[name], everything)
 			if diff := cmp.Diff(rendered(all[name]), n.ours()); diff != "" {
 				t.Errorf("%s (-rendered +kernel):\n%s", name, diff)
@@ -130,13 +130,17 @@ func TestSyncOfOnePool(t *testing.T) {
 // them, and writes nothing: turns and flows go on.
 func TestRestartWritesNothing(t *testing.T) {
 	everyVariant(t, func(t *testing.T, n *node) {
-		table := resolved(20, 3)
-		n.mustSync(table, service.Change{})
-		n.backend = n.start()
-		for _, f := range n.backend.families {
-			f.restoreCmd = "/nonexistent/iptables-restore"
+		for name, table := range tables() {
+			n.mustSync(table, service.Change{Node: true})
+			n.backend = n.start()
+			for _, f := range n.backend.families {
+				f.restoreCmd = "/nonexistent/iptables-restore"
+			}
+			if err := n.sync(table, service.Change{}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			n.backend = n.start()
 		}
-		n.mustSync(table, service.Change{})
 	})
 }
 
@@ -195,7 +199,7 @@ func TestRefusedRules(t *testing.T) {
 			pool.Protocol = 0
 			bad.Pools[id] = pool
 		}
-		err := n.sync(bad, service.Change{Senders: true})
+		err := n.sync(bad, service.Change{Node: true})
 		if err == nil || !strings.Contains(err.Error(), "the line is: -A "+prefix+"P-") {
 			t.Errorf("error: %v", err)
 		}

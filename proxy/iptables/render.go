@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -15,10 +16,13 @@ import (
 // The tables, and the chains that every rule set has.
 //
 //	nat     PREROUTING, OUTPUT ──▶ SERVICES ──tree──▶ pool (P) ── in turn ──▶ DNAT
-//	                                          ├─────▶ OUTSIDE ──▶ MASQ   marks who is to be masqueraded
-//	                                          └─────▶ frontend (F), where senders are told apart
+//	                                 │        ├─────▶ OUTSIDE ──▶ MASQ   marks who is to be masqueraded
+//	                                 │        ├─────▶ sources (S), where senders must be admitted
+//	                                 │        └─────▶ frontend (F), where senders are told apart
+//	                                 └──▶ NODEPORTS ──tree──▶ …
 //	        POSTROUTING ──▶ POSTROUTING                                  masquerades
-//	filter  FORWARD, OUTPUT (new flows) ──▶ REJECT ──tree──▶ REJECT, DROP
+//	filter  INPUT, FORWARD, OUTPUT (new flows) ──▶ REFUSE ──tree──▶ REJECT, DROP
+//	                                                 └──▶ NODEPORTS ──tree──▶ …
 //	        FORWARD ──▶ FORWARD                                          lets through what we translated
 const (
 	nat    = "nat"
@@ -28,7 +32,8 @@ const (
 	chainOutside     = prefix + "OUTSIDE"
 	chainMasq        = prefix + "MASQ"
 	chainPostrouting = prefix + "POSTROUTING"
-	chainReject      = prefix + "REJECT"
+	chainRefuse      = prefix + "REFUSE"
+	chainNodePorts   = prefix + "NODEPORTS"
 	chainForward     = prefix + "FORWARD"
 )
 
@@ -80,12 +85,13 @@ type renderer struct {
 func (r *renderer) hooks() {
 	const comment = "-m comment --comment Fairlead "
 	services := comment + "-j " + chainServices
-	reject := "-m conntrack --ctstate NEW " + comment + "-j " + chainReject
+	refuse := "-m conntrack --ctstate NEW " + comment + "-j " + chainRefuse
 	r.nat["PREROUTING"] = []string{services}
 	r.nat["OUTPUT"] = []string{services}
 	r.nat["POSTROUTING"] = []string{comment + "-j " + chainPostrouting}
-	r.filter["FORWARD"] = []string{reject, comment + "-j " + chainForward}
-	r.filter["OUTPUT"] = []string{reject}
+	r.filter["INPUT"] = []string{refuse}
+	r.filter["FORWARD"] = []string{refuse, comment + "-j " + chainForward}
+	r.filter["OUTPUT"] = []string{refuse}
 }
 
 // senders writes how the classes of senders are told apart. A packet of this
@@ -94,7 +100,7 @@ func (r *renderer) senders() {
 	mark := r.opts.MasqueradeMark
 	r.nat[chainMasq] = []string{fmt.Sprintf("-j MARK --set-xmark %#x/%#x", mark, mark)}
 	outside := []string{fromNode + "-j RETURN"}
-	for _, p := range r.pods() {
+	for _, p := range r.mine(r.table.PodCIDRs) {
 		outside = append(outside, "-s "+p.String()+" -j RETURN")
 	}
 	r.nat[chainOutside] = append(outside, "-j "+chainMasq)
@@ -102,9 +108,9 @@ func (r *renderer) senders() {
 
 const fromNode = "-m addrtype --src-type LOCAL "
 
-// pods are the ranges of pods in this family.
-func (r *renderer) pods() []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(r.table.PodCIDRs), func(p netip.Prefix) bool {
+// mine are the ranges of this family.
+func (r *renderer) mine(ranges []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(ranges), func(p netip.Prefix) bool {
 		return p.Addr().Is6() != r.ipv6
 	})
 }
@@ -162,14 +168,12 @@ func (r *renderer) frontends() {
 		if slices.ContainsFunc(f.Paths[:], forwards) {
 			forwarding = append(forwarding, key)
 		}
-		if slices.ContainsFunc(f.Paths[:], refuses) {
+		if len(f.Sources) > 0 || slices.ContainsFunc(f.Paths[:], refuses) {
 			refusing = append(refusing, key)
 		}
 	}
-	slices.SortFunc(forwarding, service.Key.Compare)
-	slices.SortFunc(refusing, service.Key.Compare)
-	tree{r.nat, r.forward}.root(chainServices, forwarding)
-	tree{r.filter, r.refuse}.root(chainReject, refusing)
+	r.dispatch(r.nat, chainServices, forwarding, r.forward)
+	r.dispatch(r.filter, chainRefuse, refusing, r.refuse)
 }
 
 func forwards(p service.Path) bool { return p.Verdict == service.Forward }
@@ -178,49 +182,141 @@ func refuses(p service.Path) bool {
 	return p.Verdict == service.Reject || p.Verdict == service.Drop
 }
 
-// forward is what nat does with a packet for a frontend. Almost always all
-// senders go to one pool, and nobody or those from outside are masqueraded.
-func (r *renderer) forward(key service.Key) []string {
-	f := r.table.Frontends[key]
-	match := matching(key, f.Origin)
-	pod, node, outside := f.Paths[service.FromPod], f.Paths[service.FromNode], f.Paths[service.FromOutside]
-	toPool := match + "-j " + poolChain(pod.Pool)
-	switch {
-	case pod == node && pod == outside && !pod.Masquerade:
-		return []string{toPool}
-	case pod == node && pod == outside:
-		return []string{match + "-j " + chainMasq, toPool}
-	case pod == node && !pod.Masquerade && outside == service.Path{Verdict: pod.Verdict, Pool: pod.Pool, Masquerade: true}:
-		return []string{match + "-j " + chainOutside, toPool}
+// dispatch leads packets from a chain to the rules of their frontends. Those for
+// an address go first, as the Table wants it; then node ports, which match
+// whatever address of the node is meant.
+func (r *renderer) dispatch(chains Chains, root string, keys []service.Key, rules func(service.Key) []string) {
+	chains[root] = nil
+	slices.SortFunc(keys, service.Key.Compare)
+	addressed, ports := keys, map[service.Protocol][]service.Key{}
+	for len(addressed) > 0 && addressed[0].Addr.IsUnspecified() { // sorts first
+		key := addressed[0]
+		ports[key.Protocol] = append(ports[key.Protocol], key)
+		addressed = addressed[1:]
 	}
-	chain := chainName("F", key.String())
-	r.nat[chain] = r.bySender(f.Paths, "", func(p service.Path) []string {
-		switch {
-		case !forwards(p):
-			return []string{"-j RETURN"}
-		case p.Masquerade:
-			return []string{"-j " + chainMasq, "-j " + poolChain(p.Pool)}
-		}
-		return []string{"-j " + poolChain(p.Pool)}
-	})
-	return []string{match + "-j " + chain}
+	tree{chains, byAddress, matchAddress, rules}.root(root, addressed)
+	if len(ports) == 0 {
+		return
+	}
+	chains[chainNodePorts] = nil
+	for _, protocol := range slices.Sorted(maps.Keys(ports)) {
+		tree{chains, byPort, matchPort(protocol), rules}.root(chainNodePorts, ports[protocol])
+	}
+	for _, p := range r.mine(r.table.NodePortCIDRs) {
+		chains[root] = append(chains[root], r.nodeAddr(p)+"-j "+chainNodePorts)
+	}
 }
 
-// refuse is what filter does with a packet for a frontend that nat let pass.
-func (r *renderer) refuse(key service.Key) []string {
+// nodeAddr matches the node's addresses in a range. Loopback ones are not among
+// them: a packet that comes from one cannot leave for a backend.
+func (r *renderer) nodeAddr(p netip.Prefix) string {
+	const local = "-m addrtype --dst-type LOCAL "
+	switch {
+	case p.Bits() > 0:
+		return "-d " + p.String() + " " + local
+	case r.ipv6:
+		return "! -d ::1/128 " + local
+	}
+	return "! -d 127.0.0.0/8 " + local
+}
+
+// forward is what nat does with a packet for a frontend.
+func (r *renderer) forward(key service.Key) []string {
 	f := r.table.Frontends[key]
-	match := matching(key, f.Origin)
-	if f.Paths[service.FromPod] == f.Paths[service.FromNode] && f.Paths[service.FromPod] == f.Paths[service.FromOutside] {
-		return []string{match + r.refusal(f.Paths[service.FromPod], key)}
+	rules := r.forwarding(key, f.Paths)
+	if len(f.Sources) > 0 {
+		rules = r.admitted(r.nat, key, rules)
+	}
+	return behind(r.matching(key, f.Origin), rules)
+}
+
+// forwarding are the rules for those who are admitted. Almost always all senders
+// go to one pool, and nobody, everybody or those from outside are masqueraded.
+func (r *renderer) forwarding(key service.Key, paths service.Paths) []string {
+	pod, node, outside := paths[service.FromPod], paths[service.FromNode], paths[service.FromOutside]
+	unmasked := outside
+	unmasked.Masquerade = false
+	switch {
+	case pod == node && pod == outside:
+		return toPool(pod)
+	case pod == node && pod == unmasked:
+		return []string{"-j " + chainOutside, "-j " + poolChain(pod.Pool)}
 	}
 	chain := chainName("F", key.String())
-	r.filter[chain] = r.bySender(f.Paths, "-p "+key.Protocol.String()+" ", func(p service.Path) []string {
+	r.nat[chain] = r.bySender(paths, "", toPool)
+	return []string{"-j " + chain}
+}
+
+func toPool(p service.Path) []string {
+	switch {
+	case !forwards(p):
+		return []string{"-j RETURN"}
+	case p.Masquerade:
+		return []string{"-j " + chainMasq, "-j " + poolChain(p.Pool)}
+	}
+	return []string{"-j " + poolChain(p.Pool)}
+}
+
+// refuse is what filter does with a packet for a frontend that nat let pass: its
+// path is a refusal, or it comes from nobody that the frontend admits.
+func (r *renderer) refuse(key service.Key) []string {
+	f := r.table.Frontends[key]
+	var rules []string
+	if slices.ContainsFunc(f.Paths[:], refuses) {
+		rules = r.refusing(key, f.Paths)
+	}
+	if len(f.Sources) > 0 {
+		if len(rules) > 0 {
+			rules = r.admitted(r.filter, key, rules)
+		}
+		rules = append(rules, "-j DROP")
+	}
+	return behind(r.matching(key, f.Origin), rules)
+}
+
+func (r *renderer) refusing(key service.Key, paths service.Paths) []string {
+	toRefusal := func(p service.Path) []string {
 		if !refuses(p) {
 			return []string{"-j RETURN"}
 		}
 		return []string{r.refusal(p, key)}
-	})
-	return []string{match + "-j " + chain}
+	}
+	pod, node, outside := paths[service.FromPod], paths[service.FromNode], paths[service.FromOutside]
+	if pod.Verdict == node.Verdict && pod.Verdict == outside.Verdict {
+		return toRefusal(pod)
+	}
+	chain := chainName("F", key.String())
+	r.filter[chain] = r.bySender(paths, "-p "+key.Protocol.String()+" ", toRefusal)
+	return []string{"-j " + chain}
+}
+
+// admitted puts rules into a chain where they count for the frontend's sources
+// only, and leads there.
+func (r *renderer) admitted(chains Chains, key service.Key, rules []string) []string {
+	chain := chainName("S", key.String())
+	chains[chain] = nil
+	for _, source := range r.table.Frontends[key].Sources {
+		from := "-s " + source.String() + " "
+		if source.Bits() == 0 {
+			from = "" // as iptables-save has it
+		}
+		for _, rule := range rules {
+			if strings.Contains(rule, "--reject-with tcp-reset") {
+				rule = "-p tcp " + rule // which it demands
+			}
+			chains[chain] = append(chains[chain], from+rule)
+		}
+	}
+	return []string{"-j " + chain}
+}
+
+// behind puts rules behind what they match.
+func behind(match string, rules []string) []string {
+	out := make([]string, len(rules))
+	for i, rule := range rules {
+		out[i] = match + rule
+	}
+	return out
 }
 
 func (r *renderer) refusal(p service.Path, key service.Key) string {
@@ -237,12 +333,12 @@ func (r *renderer) refusal(p service.Path, key service.Key) string {
 
 // bySender writes the rules of each class of sender behind what tells it apart
 // (and behind protocol, "" or "-p …").
-func (r *renderer) bySender(paths [3]service.Path, protocol string, rules func(service.Path) []string) []string {
+func (r *renderer) bySender(paths service.Paths, protocol string, rules func(service.Path) []string) []string {
 	var out []string
 	for _, rule := range rules(paths[service.FromNode]) {
 		out = append(out, protocol+fromNode+rule)
 	}
-	for _, p := range r.pods() {
+	for _, p := range r.mine(r.table.PodCIDRs) {
 		for _, rule := range rules(paths[service.FromPod]) {
 			out = append(out, "-s "+p.String()+" "+protocol+rule)
 		}
@@ -254,26 +350,48 @@ func (r *renderer) bySender(paths [3]service.Path, protocol string, rules func(s
 }
 
 // matching is the part of a rule that picks a frontend's packets.
-func matching(key service.Key, origin service.Origin) string {
-	p := key.Protocol
-	return fmt.Sprintf("-d %s/%d -p %s -m comment --comment %q -m %s --dport %d ",
-		key.Addr, key.Addr.BitLen(), p, origin, p, key.Port)
+func (r *renderer) matching(key service.Key, origin service.Origin) string {
+	p, to := key.Protocol, ""
+	if !key.Addr.IsUnspecified() {
+		to = fmt.Sprintf("-d %s/%d ", key.Addr, key.Addr.BitLen())
+	}
+	return fmt.Sprintf("%s-p %s -m comment --comment %q -m %s --dport %d ", to, p, origin, p, key.Port)
 }
 
 // pool writes the chain in which backends take turns. Each rule takes every
 // n-th of the flows that reach it, n counting down to the last, which takes what
 // is left: of N flows in a row each backend gets exactly one.
+//
+// With affinity the kernel keeps a list of recent senders for each backend
+// (xt_recent); senders on one are led there before anybody takes a turn.
 func (r *renderer) pool(id service.PoolID) {
 	pool := r.table.Pools[id]
-	rules := make([]string, 0, len(pool.Backends))
+	var again, turns []string
 	for i, backend := range pool.Backends {
-		turn := ""
-		if left := len(pool.Backends) - i; left > 1 {
-			turn = fmt.Sprintf("-m statistic --mode nth --every %d --packet 0 ", left)
+		dnat := fmt.Sprintf("-j DNAT --to-destination %s", backend)
+		turn := fmt.Sprintf("-p %s ", pool.Protocol)
+		if pool.Affinity > 0 {
+			list := r.recent(id, backend)
+			again = append(again, turn+fmt.Sprintf("-m recent --update --seconds %d --reap %s", int(pool.Affinity.Seconds()), list)+dnat)
 		}
-		rules = append(rules, fmt.Sprintf("-p %s %s-j DNAT --to-destination %s", pool.Protocol, turn, backend))
+		if left := len(pool.Backends) - i; left > 1 {
+			turn += fmt.Sprintf("-m statistic --mode nth --every %d --packet 0 ", left)
+		}
+		if pool.Affinity > 0 {
+			turn += "-m recent --set " + r.recent(id, backend)
+		}
+		turns = append(turns, turn+dnat)
 	}
-	r.nat[poolChain(id)] = rules
+	r.nat[poolChain(id)] = append(again, turns...)
+}
+
+// recent names the list of a backend's recent senders.
+func (r *renderer) recent(id service.PoolID, backend netip.AddrPort) string {
+	mask := "255.255.255.255"
+	if id.IPv6 {
+		mask = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+	}
+	return fmt.Sprintf("--name %s --mask %s --rsource ", chainName("B", id.String()+" "+backend.String()), mask)
 }
 
 func poolChain(id service.PoolID) string { return chainName("P", id.String()) }

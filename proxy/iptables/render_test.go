@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -33,8 +35,33 @@ func tables() map[string]*service.Table {
 		f.Paths[service.FromOutside] = service.Path{Verdict: service.Reject}
 		bySender.Frontends[key] = f
 	}
+	external := resolved(2, 2)
+	external.NodePortCIDRs = []netip.Prefix{
+		netip.MustParsePrefix("192.168.50.1/32"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::/0"),
+	}
+	for key, f := range maps.Clone(external.Frontends) {
+		for i := range 12 { // enough for a tree
+			external.Frontends[service.Key{Addr: service.AnyNodeAddr(key.Addr.Is6()), Port: 30000 + uint16(i), Protocol: key.Protocol}] = f
+		}
+		f.Sources = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("0.0.0.0/0")}
+		if key.Addr.Is6() {
+			f.Sources = []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}
+		}
+		external.Frontends[service.Key{Addr: key.Addr, Port: 81, Protocol: key.Protocol}] = f
+		f.Paths[service.FromNode] = service.Path{Verdict: service.Reject}
+		external.Frontends[service.Key{Addr: key.Addr, Port: 82, Protocol: key.Protocol}] = f
+		f.Paths = service.Paths{{Verdict: service.Reject}, {Verdict: service.Reject}, {Verdict: service.Reject}}
+		external.Frontends[service.Key{Addr: key.Addr, Port: 83, Protocol: key.Protocol}] = f
+	}
+	sticky := resolved(2, 2)
+	for id, pool := range sticky.Pools {
+		pool.Affinity = 3 * time.Hour
+		sticky.Pools[id] = pool
+	}
 	return map[string]*service.Table{
 		"empty":     empty,
+		"external":  external,
+		"sticky":    sticky,
 		"typical":   typical,
 		"by-sender": bySender,
 		"tree":      resolved(40, 1),
@@ -61,12 +88,12 @@ func resolved(n, endpoints int) *service.Table {
 				netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}),
 				netip.MustParseAddr(fmt.Sprintf("fd00:10:96::%x", i+1)),
 			},
-			Ports: []service.ServicePort{{Name: "main", Protocol: protocol, Port: 80}},
+			Ports: []service.ServicePort{{Port: service.Port{Name: "main", Protocol: protocol, Number: 80}}},
 		}
 		if i%3 == 2 {
 			continue
 		}
-		slice := &service.Slice{Name: name, Service: name.Name, Ports: []service.SlicePort{{Name: "main", Protocol: protocol, Port: 8080}}}
+		slice := &service.Slice{Name: name, Service: name.Name, Ports: []service.Port{{Name: "main", Protocol: protocol, Number: 8080}}}
 		for e := range endpoints {
 			for _, format := range []string{"10.244.1.%d", "fd00:10:244:1::%d"} {
 				addr := netip.MustParseAddr(fmt.Sprintf(format, e+2))
@@ -130,7 +157,7 @@ func testParses(t *testing.T, variant string, ipv6 bool, rules string) {
 func TestScript(t *testing.T) {
 	all := tables()
 	rulesets := []Ruleset{nil}
-	for _, name := range []string{"empty", "typical", "by-sender", "tree"} {
+	for _, name := range []string{"empty", "typical", "by-sender", "external", "sticky", "tree"} {
 		rulesets = append(rulesets, Render(all[name], false, opts))
 	}
 	for i, have := range rulesets {
@@ -193,7 +220,7 @@ func TestScriptLeavesNoGap(t *testing.T) {
 			steps := bytes.SplitAfter(script(state, Render(pair[1], false, opts)), []byte("COMMIT\n"))
 			for i, step := range steps {
 				state = applyScript(state, step)
-				translated, rejected := len(state[nat][chainServices]) > 0, len(state[filter][chainReject]) > 0
+				translated, rejected := len(state[nat][chainServices]) > 0, len(state[filter][chainRefuse]) > 0
 				if !translated && !rejected {
 					t.Errorf("after step %d neither translated nor rejected:\n%s", i, step)
 				}

@@ -1,8 +1,8 @@
 package iptables
 
 import (
+	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -16,7 +16,7 @@ const (
 	stride = 4
 )
 
-// tree writes the chains that lead a packet from root to the rules of its
+// tree writes the chains that lead a packet from a root to the rules of its
 // destination. Each level compares the next bits of the address, so a packet
 // passes some ten rules a level and the levels grow with the logarithm of the
 // number of addresses; one for no Service leaves at the first prefix that does
@@ -26,15 +26,36 @@ const (
 //
 // The shape depends on nothing but the set of keys: one Service more or less
 // changes the chains on its own way only.
+//
+// Node ports have no address that tells them apart; their tree is of the bits of
+// the port, as the last 16 of an IPv4 address.
 type tree struct {
 	chains Chains
-	rules  func(service.Key) []string // what becomes of a packet with this key
+	addr   func(service.Key) netip.Addr // what is compared
+	match  func(netip.Prefix) string    // the part of a rule that compares it
+	rules  func(service.Key) []string   // what becomes of a packet with this key
 }
 
-// root fills the chain where the tree starts. The keys are sorted.
+func byAddress(key service.Key) netip.Addr { return key.Addr }
+
+func matchAddress(p netip.Prefix) string { return "-d " + p.String() + " " }
+
+func byPort(key service.Key) netip.Addr {
+	return netip.AddrFrom4([4]byte{2: byte(key.Port >> 8), 3: byte(key.Port)})
+}
+
+func matchPort(protocol service.Protocol) func(netip.Prefix) string {
+	return func(p netip.Prefix) string {
+		b := p.Addr().As4()
+		first := int(b[2])<<8 | int(b[3])
+		last := first + 1<<(32-p.Bits()) - 1
+		return fmt.Sprintf("-p %s -m %s --dport %d:%d ", protocol, protocol, first, last)
+	}
+}
+
+// root fills the chain where the tree starts, or goes on. The keys are sorted.
 func (t tree) root(chain string, keys []service.Key) {
-	t.chains[chain] = nil
-	if addresses(keys) > leafSize && spanned(keys).Bits() > 0 {
+	if t.addresses(keys) > leafSize && t.spanned(keys).Bits() > 0 {
 		t.descend(chain, keys)
 	} else {
 		t.fill(chain, keys)
@@ -43,15 +64,15 @@ func (t tree) root(chain string, keys []service.Key) {
 
 // fill writes the chain that leads to keys.
 func (t tree) fill(chain string, keys []service.Key) {
-	if addresses(keys) <= leafSize {
+	if t.addresses(keys) <= leafSize {
 		t.list(chain, keys)
 		return
 	}
-	bits := (spanned(keys).Bits()/stride + 1) * stride
+	bits := (t.spanned(keys).Bits()/stride + 1) * stride
 	for len(keys) > 0 {
-		part, _ := keys[0].Addr.Prefix(bits)
+		part, _ := t.addr(keys[0]).Prefix(bits)
 		n := 0
-		for n < len(keys) && part.Contains(keys[n].Addr) {
+		for n < len(keys) && part.Contains(t.addr(keys[n])) {
 			n++
 		}
 		t.descend(chain, keys[:n])
@@ -61,13 +82,14 @@ func (t tree) fill(chain string, keys []service.Key) {
 
 // descend adds to a chain the way to a chain for keys alone.
 func (t tree) descend(chain string, keys []service.Key) {
-	p := spanned(keys)
+	p := t.spanned(keys)
 	if p.IsSingleIP() {
 		t.list(chain, keys)
 		return
 	}
-	child := chainName("D", p.String())
-	t.chains[chain] = append(t.chains[chain], "-d "+p.String()+" -j "+child)
+	match := t.match(p)
+	child := chainName("D", match)
+	t.chains[chain] = append(t.chains[chain], match+"-j "+child)
 	t.fill(child, keys)
 }
 
@@ -78,14 +100,20 @@ func (t tree) list(chain string, keys []service.Key) {
 	}
 }
 
-// addresses counts the addresses of sorted keys.
-func addresses(keys []service.Key) int {
-	return len(slices.CompactFunc(slices.Clone(keys), func(a, b service.Key) bool { return a.Addr == b.Addr }))
+// addresses counts what sorted keys differ in.
+func (t tree) addresses(keys []service.Key) int {
+	n := 0
+	for i, key := range keys {
+		if i == 0 || t.addr(key) != t.addr(keys[i-1]) {
+			n++
+		}
+	}
+	return n
 }
 
 // spanned is the longest prefix that sorted keys share.
-func spanned(keys []service.Key) netip.Prefix {
-	first, last := keys[0].Addr, keys[len(keys)-1].Addr
+func (t tree) spanned(keys []service.Key) netip.Prefix {
+	first, last := t.addr(keys[0]), t.addr(keys[len(keys)-1])
 	for bits := first.BitLen(); ; bits-- {
 		if p, _ := first.Prefix(bits); p.Contains(last) {
 			return p

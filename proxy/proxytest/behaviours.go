@@ -20,14 +20,32 @@ type step struct {
 	flows   []flow
 }
 
-// flow is what a party gets who asks the cluster IP number vip at a port: see
-// describe for the words of want.
+// flow is what a party gets who asks an address at a port: see describe for the
+// words of want.
 type flow struct {
 	from string
-	vip  int
+	to   target
 	port uint16
 	want string
 }
+
+// target is an address in the family that is tried.
+type target func(v variant) netip.Addr
+
+// vip is the cluster IP number n, lbIP a load balancer's and extIP an external
+// IP of that number.
+func vip(n int) target {
+	return func(v variant) netip.Addr { return v.numbered("10.96.0.", "fd00:10:96::", n) }
+}
+func lbIP(n int) target {
+	return func(v variant) netip.Addr { return v.numbered("198.51.100.", "2001:db8:51::", n) }
+}
+func extIP(n int) target {
+	return func(v variant) netip.Addr { return v.numbered("192.0.2.", "2001:db8:2::", n) }
+}
+
+// nodeIP is the node's own address.
+func nodeIP(v variant) netip.Addr { return v.addr("node") }
 
 // behaviours hold for every protocol and both families alike.
 var behaviours = []behaviour{
@@ -36,9 +54,9 @@ var behaviours = []behaviour{
 		steps: []step{{
 			objects: []object{svc("web", 10), slice("web-1", "web", ready("a"), ready("b")), slice("web-2", "web", ready("c"))},
 			flows: []flow{
-				{"client", 10, 80, "a b c"},
-				{"node", 10, 80, "a b c"},
-				{"outside", 10, 80, "a* b* c*"},
+				{"client", vip(10), 80, "a b c"},
+				{"node", vip(10), 80, "a b c"},
+				{"outside", vip(10), 80, "a* b* c*"},
 			},
 		}},
 	},
@@ -46,42 +64,42 @@ var behaviours = []behaviour{
 		name: "one endpoint",
 		steps: []step{{
 			objects: []object{svc("web", 10), slice("web-1", "web", ready("c"))},
-			flows:   []flow{{"client", 10, 80, "c"}},
+			flows:   []flow{{"client", vip(10), 80, "c"}},
 		}},
 	},
 	{
 		name: "a pod reaches itself",
 		steps: []step{{
 			objects: []object{svc("web", 10), slice("web-1", "web", ready("a"), ready("b"))},
-			flows:   []flow{{"a", 10, 80, "a* b"}, {"b", 10, 80, "a b*"}},
+			flows:   []flow{{"a", vip(10), 80, "a* b"}, {"b", vip(10), 80, "a b*"}},
 		}},
 	},
 	{
 		name: "without an endpoint flows are refused",
 		steps: []step{{
 			objects: []object{svc("web", 10)},
-			flows:   []flow{{"client", 10, 80, "reject"}, {"node", 10, 80, "reject"}, {"outside", 10, 80, "reject"}},
+			flows:   []flow{{"client", vip(10), 80, "reject"}, {"node", vip(10), 80, "reject"}, {"outside", vip(10), 80, "reject"}},
 		}},
 	},
 	{
 		name: "a slice without its Service is nothing, and neither is a Service without a cluster IP",
 		steps: []step{{
 			objects: []object{slice("web-1", "web", ready("a")), headless("headless")},
-			flows:   []flow{{"client", 10, 80, "pass"}},
+			flows:   []flow{{"client", vip(10), 80, "pass"}},
 		}},
 	},
 	{
 		name: "another port of the address is nobody's",
 		steps: []step{{
 			objects: []object{svc("web", 10), slice("web-1", "web", ready("a"))},
-			flows:   []flow{{"client", 10, 81, "pass"}, {"client", 10, 80, "a"}},
+			flows:   []flow{{"client", vip(10), 81, "pass"}, {"client", vip(10), 80, "a"}},
 		}},
 	},
 	{
 		name: "endpoints that are not ready get no flow",
 		steps: []step{{
 			objects: []object{svc("web", 10), slice("web-1", "web", ready("a"), unready("b"))},
-			flows:   []flow{{"client", 10, 80, "a"}},
+			flows:   []flow{{"client", vip(10), 80, "a"}},
 		}},
 	},
 	{
@@ -89,11 +107,11 @@ var behaviours = []behaviour{
 		steps: []step{
 			{
 				objects: []object{svc("web", 10), slice("web-1", "web", ready("a"), leaving("b"))},
-				flows:   []flow{{"client", 10, 80, "a"}},
+				flows:   []flow{{"client", vip(10), 80, "a"}},
 			},
 			{
 				objects: []object{slice("web-1", "web", unready("a"), leaving("b"))},
-				flows:   []flow{{"client", 10, 80, "b"}},
+				flows:   []flow{{"client", vip(10), 80, "b"}},
 			},
 		},
 	},
@@ -101,8 +119,8 @@ var behaviours = []behaviour{
 		name: "each port of a Service has endpoint ports of its own",
 		steps: []step{{
 			objects: []object{svc("web", 10, namedPort("http", 80), namedPort("admin", 81)),
-				slice("web-1", "web", slicePorts(namedPort("http", servicePort), namedPort("admin", otherPort)), ready("a"), ready("b"))},
-			flows: []flow{{"client", 10, 80, "a b"}, {"client", 10, 81, "a:9090 b:9090"}},
+				slicePorts(map[string]uint16{"http": servicePort, "admin": otherPort}, "web-1", "web", ready("a"), ready("b"))},
+			flows: []flow{{"client", vip(10), 80, "a b"}, {"client", vip(10), 81, "a:9090 b:9090"}},
 		}},
 	},
 	{
@@ -111,11 +129,11 @@ var behaviours = []behaviour{
 			{
 				objects: []object{svc("young", 10, createdAt(2)), slice("young-1", "young", ready("a")),
 					svc("zold", 10, createdAt(1)), slice("zold-1", "zold", ready("b"))},
-				flows: []flow{{"client", 10, 80, "b"}},
+				flows: []flow{{"client", vip(10), 80, "b"}},
 			},
 			{
 				objects: []object{gone("zold")},
-				flows:   []flow{{"client", 10, 80, "a"}},
+				flows:   []flow{{"client", vip(10), 80, "a"}},
 			},
 		},
 	},
@@ -124,27 +142,153 @@ var behaviours = []behaviour{
 		steps: []step{
 			{
 				objects: []object{svc("web", 10), slice("web-1", "web", ready("a"))},
-				flows:   []flow{{"client", 10, 80, "a"}},
+				flows:   []flow{{"client", vip(10), 80, "a"}},
 			},
 			{
 				objects: []object{slice("web-1", "web", ready("a"), ready("b"), ready("c"))},
-				flows:   []flow{{"client", 10, 80, "a b c"}},
+				flows:   []flow{{"client", vip(10), 80, "a b c"}},
 			},
 			{
 				objects: []object{slice("web-1", "web", ready("c"))},
-				flows:   []flow{{"client", 10, 80, "c"}},
+				flows:   []flow{{"client", vip(10), 80, "c"}},
 			},
 			{
 				objects: []object{slice("web-1", "web")},
-				flows:   []flow{{"client", 10, 80, "reject"}},
+				flows:   []flow{{"client", vip(10), 80, "reject"}},
 			},
 			{
 				objects: []object{slice("web-1", "web", ready("b"))},
-				flows:   []flow{{"client", 10, 80, "b"}},
+				flows:   []flow{{"client", vip(10), 80, "b"}},
 			},
 			{
 				objects: []object{gone("web")},
-				flows:   []flow{{"client", 10, 80, "pass"}},
+				flows:   []flow{{"client", vip(10), 80, "pass"}},
+			},
+		},
+	},
+	{
+		name: "node ports, external IPs and load balancers lead to all endpoints",
+		steps: []step{{
+			objects: []object{svc("web", 10, nodePort(30080), at(extIP(1)), balanced(lbIP(1))), slice("web-1", "web", ready("a"), ready("c"))},
+			flows: []flow{
+				{"outside", nodeIP, 30080, "a* c*"},
+				{"client", nodeIP, 30080, "a* c*"},
+				{"node", nodeIP, 30080, "a* c*"},
+				{"outside", extIP(1), 80, "a* c*"},
+				{"client", extIP(1), 80, "a* c*"},
+				{"outside", lbIP(1), 80, "a* c*"},
+				{"node", lbIP(1), 80, "a* c*"},
+				{"client", vip(10), 80, "a c"},
+			},
+		}},
+	},
+	{
+		name: "without an endpoint they refuse",
+		steps: []step{{
+			objects: []object{svc("web", 10, nodePort(30080), balanced(lbIP(1))), slice("web-1", "web")},
+			flows:   []flow{{"outside", nodeIP, 30080, "reject"}, {"outside", lbIP(1), 80, "reject"}, {"client", nodeIP, 30080, "reject"}},
+		}},
+	},
+	{
+		name: "external policy Local keeps outsiders on this node, with their address",
+		steps: []step{
+			{
+				objects: []object{svc("web", 10, nodePort(30080), balanced(lbIP(1)), externalLocal), slice("web-1", "web", ready("a"), ready("c"))},
+				flows: []flow{
+					{"outside", nodeIP, 30080, "a"},
+					{"outside", lbIP(1), 80, "a"},
+					{"client", lbIP(1), 80, "a c"},
+					{"node", lbIP(1), 80, "a* c*"},
+					{"client", vip(10), 80, "a c"},
+				},
+			},
+			{ // only remote endpoints: the load balancer should not have asked here
+				objects: []object{slice("web-1", "web", ready("c"))},
+				flows:   []flow{{"outside", lbIP(1), 80, "drop"}, {"outside", nodeIP, 30080, "drop"}, {"client", lbIP(1), 80, "c"}, {"node", lbIP(1), 80, "c*"}},
+			},
+			{ // the fall-back to terminating endpoints is each policy's own
+				objects: []object{slice("web-1", "web", leaving("a"), ready("c"))},
+				flows:   []flow{{"outside", lbIP(1), 80, "a"}, {"client", lbIP(1), 80, "c"}},
+			},
+			{
+				objects: []object{slice("web-1", "web")},
+				flows:   []flow{{"outside", lbIP(1), 80, "reject"}, {"client", lbIP(1), 80, "reject"}},
+			},
+		},
+	},
+	{
+		name: "internal policy Local keeps flows on this node",
+		steps: []step{
+			{
+				objects: []object{svc("web", 10, internalLocal, nodePort(30080)), slice("web-1", "web", ready("a"), ready("c"))},
+				flows:   []flow{{"client", vip(10), 80, "a"}, {"outside", vip(10), 80, "a*"}, {"outside", nodeIP, 30080, "a* c*"}},
+			},
+			{
+				objects: []object{slice("web-1", "web", ready("c"))},
+				flows:   []flow{{"client", vip(10), 80, "drop"}, {"client", nodeIP, 30080, "c*"}},
+			},
+			{
+				objects: []object{slice("web-1", "web", unready("c"))},
+				flows:   []flow{{"client", vip(10), 80, "reject"}},
+			},
+		},
+	},
+	{
+		name: "source ranges say who may use the load balancer",
+		steps: []step{
+			{
+				objects: []object{svc("web", 10, nodePort(30080), balanced(lbIP(1)), allowed("203.0.113.0/24", "2001:db8::/64")), slice("web-1", "web", ready("a"), ready("c"))},
+				flows: []flow{
+					{"outside", lbIP(1), 80, "a* c*"},
+					{"client", lbIP(1), 80, "drop"},
+					{"node", lbIP(1), 80, "drop"},
+					{"client", nodeIP, 30080, "a* c*"},
+					{"client", vip(10), 80, "a c"},
+				},
+			},
+			{
+				objects: []object{svc("web", 10, balanced(lbIP(1)), allowed("192.168.50.0/24", "fd00:50::/64", "203.0.113.8/29", "2001:db8::8/125"), externalLocal)},
+				flows:   []flow{{"outside", lbIP(1), 80, "a"}, {"node", lbIP(1), 80, "a* c*"}, {"client", lbIP(1), 80, "drop"}},
+			},
+			{ // nobody of either family is in these
+				objects: []object{svc("web", 10, balanced(lbIP(1)), otherFamilyOnly)},
+				flows:   []flow{{"outside", lbIP(1), 80, "drop"}, {"client", vip(10), 80, "a c"}},
+			},
+			{
+				objects: []object{svc("web", 10, balanced(lbIP(1)), allowed("203.0.113.0/24", "2001:db8::/64")), slice("web-1", "web")},
+				flows:   []flow{{"outside", lbIP(1), 80, "reject"}, {"client", lbIP(1), 80, "drop"}},
+			},
+		},
+	},
+	{
+		name: "with affinity a client stays with its endpoint",
+		steps: []step{{
+			objects: []object{svc("web", 10, affinity(time.Hour), nodePort(30080)), slice("web-1", "web", ready("a"), ready("b"), ready("c"))},
+			flows:   []flow{{"client", vip(10), 80, "a|b|c"}, {"node", vip(10), 80, "a|b|c"}, {"outside", nodeIP, 30080, "a*|b*|c*"}},
+		}},
+	},
+	{
+		name: "hints choose the endpoints of the zone, or of the node, if all have them",
+		steps: []step{
+			{
+				objects: []object{svc("web", 10), slice("web-1", "web", ready("a").forZone("z1"), ready("b").forZone("z1"), ready("c").forZone("z2"))},
+				flows:   []flow{{"client", vip(10), 80, "a b"}},
+			},
+			{
+				objects: []object{slice("web-1", "web", ready("a").forZone("z1"), ready("b"), ready("c").forZone("z2"))},
+				flows:   []flow{{"client", vip(10), 80, "a b c"}},
+			},
+			{
+				objects: []object{slice("web-1", "web", ready("a").forZone("z2"), ready("c").forZone("z2"))},
+				flows:   []flow{{"client", vip(10), 80, "a c"}},
+			},
+			{
+				objects: []object{slice("web-1", "web", ready("a").forZone("z1").forNode("n1"), ready("b").forZone("z1").forNode("n3"), ready("c").forZone("z1").forNode("n2"))},
+				flows:   []flow{{"client", vip(10), 80, "a"}},
+			},
+			{
+				objects: []object{slice("web-1", "web", ready("b").forZone("z1").forNode("n3"), ready("c").forZone("z2").forNode("n2"))},
+				flows:   []flow{{"client", vip(10), 80, "b"}},
 			},
 		},
 	},
@@ -152,7 +296,7 @@ var behaviours = []behaviour{
 		name: "among many Services each finds its own",
 		steps: []step{{
 			objects: append(many(20, 120), svc("web", 10), slice("web-1", "web", ready("a"), ready("b"))),
-			flows:   []flow{{"client", 10, 80, "a b"}, {"client", 20, 80, "c"}, {"client", 77, 80, "c"}, {"client", 119, 80, "c"}, {"client", 120, 80, "pass"}},
+			flows:   []flow{{"client", vip(10), 80, "a b"}, {"client", vip(20), 80, "c"}, {"client", vip(77), 80, "c"}, {"client", vip(119), 80, "c"}, {"client", vip(120), 80, "pass"}},
 		}},
 	},
 }
@@ -170,12 +314,12 @@ func (v variant) String() string {
 	return v.protocol.String() + "4"
 }
 
-// vip is the cluster IP number n.
-func (v variant) vip(n int) netip.Addr {
+// numbered is the address number n behind the start of the family.
+func (v variant) numbered(ipv4, ipv6 string, n int) netip.Addr {
 	if v.ipv6 {
-		return netip.MustParseAddr(fmt.Sprintf("fd00:10:96::%x", n))
+		return netip.MustParseAddr(fmt.Sprintf("%s%x", ipv6, n))
 	}
-	return netip.AddrFrom4([4]byte{10, 96, 0, byte(n)})
+	return netip.MustParseAddr(fmt.Sprintf("%s%d", ipv4, n))
 }
 
 func (v variant) addr(party string) netip.Addr {
@@ -190,33 +334,64 @@ type object func(v variant, u *service.Update)
 
 func named(name string) service.Name { return service.Name{Namespace: "default", Name: name} }
 
-type port struct {
-	name   string
-	number uint16
+// detail is something of a Service beside its cluster IP.
+type detail func(v variant, s *service.Service)
+
+// namedPort is a port of a Service.
+func namedPort(name string, number uint16) detail {
+	return func(v variant, s *service.Service) {
+		s.Ports = append(s.Ports, service.ServicePort{Port: service.Port{Name: name, Protocol: v.protocol, Number: number}})
+	}
 }
 
-func namedPort(name string, number uint16) port { return port{name, number} }
+// nodePort is port 80 without a name, and the node port to it.
+func nodePort(number uint16) detail {
+	return func(v variant, s *service.Service) {
+		s.Ports = append(s.Ports, service.ServicePort{Port: service.Port{Protocol: v.protocol, Number: 80}, NodePort: number})
+	}
+}
 
-// created is when a Service was made.
-type created time.Time
+func createdAt(hour int) detail {
+	return func(_ variant, s *service.Service) { s.Created = time.Date(2026, 1, 1, hour, 0, 0, 0, time.UTC) }
+}
 
-func createdAt(hour int) created { return created(time.Date(2026, 1, 1, hour, 0, 0, 0, time.UTC)) }
+func at(ip target) detail {
+	return func(v variant, s *service.Service) { s.ExternalIPs = append(s.ExternalIPs, ip(v)) }
+}
 
-// svc is a Service at the cluster IP number vip; details are ports (none: port
-// 80 without a name) and created.
-func svc(name string, vip int, details ...any) object {
+func balanced(ip target) detail {
+	return func(v variant, s *service.Service) { s.LoadBalancerIPs = append(s.LoadBalancerIPs, ip(v)) }
+}
+
+func allowed(ranges ...string) detail {
+	return func(_ variant, s *service.Service) {
+		for _, r := range ranges {
+			s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix(r).Masked())
+		}
+	}
+}
+
+func otherFamilyOnly(v variant, s *service.Service) {
+	s.SourceRanges = []netip.Prefix{netip.PrefixFrom(service.AnyNodeAddr(!v.ipv6), 0)}
+}
+
+func externalLocal(_ variant, s *service.Service) { s.ExternalLocal = true }
+func internalLocal(_ variant, s *service.Service) { s.InternalLocal = true }
+
+func affinity(d time.Duration) detail {
+	return func(_ variant, s *service.Service) { s.Affinity = d }
+}
+
+// svc is a Service at the cluster IP number n, by default with port 80 without a
+// name.
+func svc(name string, n int, details ...detail) object {
 	return func(v variant, u *service.Update) {
-		s := &service.Service{Name: named(name), ClusterIPs: []netip.Addr{v.vip(vip)}}
+		s := &service.Service{Name: named(name), ClusterIPs: []netip.Addr{vip(n)(v)}}
 		for _, d := range details {
-			switch d := d.(type) {
-			case port:
-				s.Ports = append(s.Ports, service.ServicePort{Name: d.name, Protocol: v.protocol, Port: d.number})
-			case created:
-				s.Created = time.Time(d)
-			}
+			d(v, s)
 		}
 		if s.Ports == nil {
-			s.Ports = []service.ServicePort{{Protocol: v.protocol, Port: 80}}
+			nodePort(0)(v, s)
 		}
 		u.Services[s.Name] = s
 	}
@@ -226,7 +401,7 @@ func headless(name string) object {
 	return func(v variant, u *service.Update) {
 		u.Services[named(name)] = &service.Service{
 			Name:  named(name),
-			Ports: []service.ServicePort{{Protocol: v.protocol, Port: 80}},
+			Ports: []service.ServicePort{{Port: service.Port{Protocol: v.protocol, Number: 80}, NodePort: 30080}},
 		}
 	}
 }
@@ -236,40 +411,48 @@ func gone(name string) object {
 	return func(_ variant, u *service.Update) { u.Services[named(name)] = nil }
 }
 
+// endpoint is a party as endpoint of a slice.
 type endpoint struct {
-	party                       string
-	ready, serving, terminating bool
+	party string
+	service.Endpoint
 }
 
-func ready(party string) endpoint   { return endpoint{party: party, ready: true, serving: true} }
+func ready(party string) endpoint {
+	return endpoint{party, service.Endpoint{Ready: true, Serving: true}}
+}
 func unready(party string) endpoint { return endpoint{party: party} }
 func leaving(party string) endpoint {
-	return endpoint{party: party, serving: true, terminating: true}
+	return endpoint{party, service.Endpoint{Serving: true, Terminating: true}}
 }
 
-type ports []port
+func (e endpoint) forZone(zone string) endpoint {
+	e.ForZones = append(e.ForZones, zone)
+	return e
+}
 
-func slicePorts(p ...port) ports { return p }
+func (e endpoint) forNode(node string) endpoint {
+	e.ForNodes = append(e.ForNodes, node)
+	return e
+}
 
-// slice is an EndpointSlice; details are endpoints and ports (none: servicePort
-// without a name).
-func slice(name, of string, details ...any) object {
+// slice is an EndpointSlice of a Service whose port has no name.
+func slice(name, of string, endpoints ...endpoint) object {
+	return slicePorts(map[string]uint16{"": servicePort}, name, of, endpoints...)
+}
+
+// slicePorts is an EndpointSlice with the ports given by name.
+func slicePorts(ports map[string]uint16, name, of string, endpoints ...endpoint) object {
 	return func(v variant, u *service.Update) {
 		s := &service.Slice{Name: named(name), Service: of}
-		for _, d := range details {
-			switch d := d.(type) {
-			case ports:
-				for _, p := range d {
-					s.Ports = append(s.Ports, service.SlicePort{Name: p.name, Protocol: v.protocol, Port: p.number})
-				}
-			case endpoint:
-				s.Endpoints = append(s.Endpoints, service.Endpoint{
-					Addr: v.addr(d.party), Ready: d.ready, Serving: d.serving, Terminating: d.terminating,
-				})
-			}
+		for port, number := range ports {
+			s.Ports = append(s.Ports, service.Port{Name: port, Protocol: v.protocol, Number: number})
 		}
-		if s.Ports == nil {
-			s.Ports = []service.SlicePort{{Protocol: v.protocol, Port: servicePort}}
+		for _, e := range endpoints {
+			e.Addr, e.Node = v.addr(e.party), "n1"
+			if e.party == "c" {
+				e.Node = "n2"
+			}
+			s.Endpoints = append(s.Endpoints, e.Endpoint)
 		}
 		u.Slices[s.Name] = s
 	}

@@ -67,7 +67,7 @@ func (w *world) try(t *testing.T, b behaviour, v variant, backend proxy.Backend)
 			t.Fatalf("sync: %v", err)
 		}
 	}
-	sync(service.Change{Senders: true})
+	sync(service.Change{Node: true})
 	for i, s := range b.steps {
 		u := service.Update{Services: map[service.Name]*service.Service{}, Slices: map[service.Name]*service.Slice{}}
 		for _, o := range s.objects {
@@ -76,17 +76,13 @@ func (w *world) try(t *testing.T, b behaviour, v variant, backend proxy.Backend)
 		sync(resolver.Apply(u))
 		w.forgetFlows(t)
 		for _, f := range s.flows {
-			name := fmt.Sprintf("step %d, %s asks VIP %d port %d", i+1, f.from, f.vip, f.port)
-			to := netip.AddrPortFrom(v.vip(f.vip), f.port)
+			to := netip.AddrPortFrom(f.to(v), f.port)
+			name := fmt.Sprintf("step %d, %s asks %s", i+1, f.from, to)
 			decision := resolver.Table().Lookup(service.Packet{Src: v.addr(f.from), Dst: to, Protocol: v.protocol})
 			if diff := cmp.Diff(f.want, describe(decision)); diff != "" {
 				t.Errorf("%s: (-row +oracle)\n%s", name, diff)
 			}
-			want := describe(decision)
-			if decision.Verdict == service.Pass || decision.Verdict == service.Drop {
-				want = "silence"
-			}
-			if diff := cmp.Diff(want, w.observe(t, f.from, v, to, len(decision.Backends))); diff != "" {
+			if diff := cmp.Diff(seen(decision, f.from), w.observe(t, f.from, v, to, decision)); diff != "" {
 				t.Errorf("%s: (-oracle +packets)\n%s", name, diff)
 			}
 		}
@@ -94,8 +90,8 @@ func (w *world) try(t *testing.T, b behaviour, v variant, backend proxy.Backend)
 }
 
 // describe puts a decision into words: "pass", "reject", "drop", or the backends
-// in their order; one that sees an address of the node's instead of the sender's
-// has a star.
+// in their order, with | between those of which a client keeps one. A backend
+// that sees an address of the node's instead of the sender's has a star.
 func describe(d service.Decision) string {
 	if d.Verdict != service.Forward {
 		return d.Verdict.String()
@@ -104,7 +100,22 @@ func describe(d service.Decision) string {
 	for _, b := range d.Backends {
 		words = append(words, word(b, d.Masquerades(b)))
 	}
+	if d.Affinity > 0 {
+		return strings.Join(words, "|")
+	}
 	return strings.Join(words, " ")
+}
+
+// seen is describe as far as packets show it: nobody can tell Pass from Drop, and
+// a masqueraded flow of the node's own has an address of the node as before.
+func seen(d service.Decision, from string) string {
+	switch {
+	case d.Verdict == service.Pass || d.Verdict == service.Drop:
+		return "silence"
+	case from == "node":
+		return strings.ReplaceAll(describe(d), "*", "")
+	}
+	return describe(d)
 }
 
 // word names a backend: a, or a:9090 where it is not at servicePort.
@@ -120,29 +131,38 @@ func word(b netip.AddrPort, masqueraded bool) string {
 }
 
 // observe sends real flows and describes what became of them in the same words,
-// or as "silence". Each of the n backends that should take turns must get
-// exactly flowsEach flows; else the word says how many it got.
-func (w *world) observe(t *testing.T, from string, v variant, to netip.AddrPort, n int) string {
+// or as "silence". Each of the backends that take turns must get exactly
+// flowsEach flows; else the word says how many it got. It looks at the oracle's
+// decision only to know how many flows to send and for how long to wait.
+func (w *world) observe(t *testing.T, from string, v variant, to netip.AddrPort, d service.Decision) string {
 	t.Helper()
-	flows, limit := n*flowsEach, patience
-	if n == 0 {
-		flows, limit = 1, silence
+	flows, limit := max(len(d.Backends)*flowsEach, 1), patience
+	if d.Verdict == service.Pass || d.Verdict == service.Drop {
+		limit = silence
 	}
-	replies, err := w.ask(t, from, v, to, flows, limit)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	replies, err := w.ask(ctx, from, echo.Endpoint{Network: v.protocol.String(), Addr: to}, flows)
 	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "reject"
 	case errors.Is(err, syscall.EPERM) && from == "node":
-		return "reject" // what the kernel answers a sender whose packet does not pass its own output filter
-	case timeout && n == 0:
+		// The packet did not pass the sender's own output filter. Whether that
+		// would have sent an error too cannot be seen.
+		return seen(d, from)
+	case timeout && limit == silence:
 		return "silence"
 	case err != nil:
 		return "failed: " + err.Error()
 	}
 	turns := map[string]int{}
 	for _, r := range replies {
-		turns[word(r.Server, party(r.Client.Addr()) != from)]++
+		masqueraded := from != "node" && party(r.Client.Addr()) != from
+		turns[word(r.Server, masqueraded)]++
+	}
+	if d.Affinity > 0 {
+		return kept(turns, seen(d, from))
 	}
 	var words []string
 	for w, got := range turns {
@@ -155,17 +175,24 @@ func (w *world) observe(t *testing.T, from string, v variant, to netip.AddrPort,
 	return strings.Join(words, " ")
 }
 
+// kept is choices if all flows went to one and the same of them.
+func kept(turns map[string]int, choices string) string {
+	for word := range turns {
+		if len(turns) == 1 && slices.Contains(strings.Split(choices, "|"), word) {
+			return choices
+		}
+	}
+	return fmt.Sprintf("not kept: %v", turns)
+}
+
 // ask opens n connections one after the other and asks once on each. All stay
 // open to the end, so that no two have one source port.
-func (w *world) ask(t *testing.T, from string, v variant, to netip.AddrPort, n int, limit time.Duration) ([]echo.Reply, error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
+func (w *world) ask(ctx context.Context, from string, at echo.Endpoint, n int) ([]echo.Reply, error) {
 	var replies []echo.Reply
 	for range n {
 		var session *echo.Session
 		err := w.parties[from].Do(func() (err error) {
-			session, err = echo.Open(ctx, v.protocol.String(), netip.AddrPort{}, to)
+			session, err = echo.Open(ctx, at.Network, netip.AddrPort{}, at.Addr)
 			return err
 		})
 		if err != nil {

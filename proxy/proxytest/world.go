@@ -49,6 +49,7 @@ var servers = []string{"a", "b", "c"}
 func thisNode() *service.Node {
 	return &service.Node{
 		Name:      "n1",
+		Zone:      "z1",
 		Addresses: []netip.Addr{where["node"][0], where["node"][1]},
 		PodCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")},
 	}

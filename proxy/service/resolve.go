@@ -2,10 +2,17 @@ package service
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 )
+
+// place is what resolve must know of this node.
+type place struct {
+	node, zone string
+	addrs      []netip.Addr
+	// podsKnown: senders outside the cluster can be told from pods.
+	podsKnown bool
+}
 
 // rows is what one Service contributes to the Table.
 type rows struct {
@@ -15,9 +22,8 @@ type rows struct {
 	clashes   []Conflict // between two ports of the Service
 }
 
-// resolve gives one Service its meaning. from are the slices of the Service;
-// outsideKnown says that senders outside the cluster can be told from pods.
-func resolve(svc *Service, from []*Slice, outsideKnown bool) rows {
+// resolve gives one Service its meaning. from are the slices of the Service.
+func resolve(svc *Service, from []*Slice, here place) rows {
 	out := rows{
 		frontends: map[Key]Frontend{},
 		pools:     map[PoolID]Pool{},
@@ -26,99 +32,139 @@ func resolve(svc *Service, from []*Slice, outsideKnown bool) rows {
 		out.created = svc.Created.UnixNano()
 	}
 	for _, port := range svc.Ports {
-		endpoints := endpointsOf(port, from)
-		for _, addr := range svc.ClusterIPs {
-			out.clusterIP(svc, port, addr, endpoints, outsideKnown)
+		for _, ipv6 := range []bool{false, true} {
+			p := portRows{
+				rows: &out, svc: svc, port: port, ipv6: ipv6, here: here,
+				choice: choose(endpointsOf(port.Port, ipv6, from, here)),
+			}
+			if len(p.mine(svc.ClusterIPs)) > 0 { // else the Service has not this family
+				p.resolve()
+			}
 		}
 	}
 	return out
 }
 
-// clusterIP adds the frontend of one cluster IP and port, and its pool.
+// portRows adds the rows of one port of a Service in one family.
+type portRows struct {
+	*rows
+	choice
+	svc  *Service
+	port ServicePort
+	ipv6 bool
+	here place
+}
+
+// resolve adds a frontend for everything that leads to the port.
+func (p *portRows) resolve() {
+	for _, addr := range p.mine(p.svc.ClusterIPs) {
+		p.frontend(addr, p.port.Number, p.internal())
+	}
+	for _, addr := range p.mine(p.svc.ExternalIPs) {
+		p.frontend(addr, p.port.Number, p.external())
+	}
+	for _, addr := range p.mine(p.svc.LoadBalancerIPs) {
+		p.frontend(addr, p.port.Number, p.restricted(addr))
+	}
+	if p.port.NodePort != 0 {
+		p.frontend(AnyNodeAddr(p.ipv6), p.port.NodePort, p.external())
+	}
+}
+
+// mine are the addresses of this family.
+func (p *portRows) mine(addrs []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is6() != p.ipv6 })
+}
+
+// internal is what becomes of flows to the cluster IP. One from outside the
+// cluster is masqueraded: its reply would otherwise take a way that does not lead
+// through this node, where the address is translated back.
+func (p *portRows) internal() Frontend {
+	local := p.svc.InternalLocal
+	return Frontend{Paths: Paths{
+		FromPod:     p.path(local, false),
+		FromNode:    p.path(local, false),
+		FromOutside: p.path(local, p.here.podsKnown),
+	}}
+}
+
+// external is what becomes of flows to all other addresses of the Service.
 //
-// A flow from outside the cluster is masqueraded: its reply would otherwise take
-// a way that does not lead through this node, where the address is translated
-// back.
-func (r *rows) clusterIP(svc *Service, port ServicePort, addr netip.Addr, eps []endpoint, outsideKnown bool) {
-	origin := Origin{Service: svc.Name, Port: port.Name}
-	frontend := Frontend{Origin: origin}
-	id := PoolID{Origin: origin, IPv6: addr.Is6()}
-	backends := usable(eps, addr.Is6())
-	if len(backends) == 0 {
-		for class := range frontend.Paths {
-			frontend.Paths[class] = Path{Verdict: Reject}
-		}
-	} else {
-		r.pools[id] = Pool{Protocol: port.Protocol, Backends: backends}
-		for class := range frontend.Paths {
-			frontend.Paths[class] = Path{
-				Verdict:    Forward,
-				Pool:       id,
-				Masquerade: Class(class) == FromOutside && outsideKnown,
-			}
-		}
+// Under the policy Cluster any backend anywhere may get the flow, so that the
+// reply comes back here only if it is masqueraded. Under the policy Local the
+// flows of outsiders stay on this node and keep their source. Flows of this
+// node's pods, and its own, are treated as if they had gone out to a load
+// balancer and come back to whichever node has endpoints; the node's own are
+// masqueraded, since their source may be the very address that they ask, where
+// it is a local one.
+func (p *portRows) external() Frontend {
+	if !p.svc.ExternalLocal {
+		anywhere := p.path(false, true)
+		return Frontend{Paths: Paths{anywhere, anywhere, anywhere}}
 	}
-	r.add(Key{Addr: addr, Port: port.Port, Protocol: port.Protocol}, frontend)
+	return Frontend{Paths: Paths{
+		FromPod:     p.path(false, false),
+		FromNode:    p.path(false, true),
+		FromOutside: p.path(true, false),
+	}}
 }
 
-func (r *rows) add(key Key, f Frontend) {
-	if first, taken := r.frontends[key]; taken {
-		r.clashes = append(r.clashes, Conflict{Key: key, Winner: first.Origin, Loser: f.Origin})
-		return
+// restricted is external for those whom the Service's source ranges allow. A
+// node that is allowed is so too when its source is the load balancer's address,
+// which it is where that is a local address of the node.
+//
+// Ranges of the other family only do not open the Service to this one.
+func (p *portRows) restricted(addr netip.Addr) Frontend {
+	f := p.external()
+	if len(p.svc.SourceRanges) == 0 {
+		return f
 	}
-	r.frontends[key] = f
-}
-
-// endpoint is one address and port that serves a Service port.
-type endpoint struct {
-	addr                 netip.AddrPort
-	ready, lastingServer bool // lastingServer: serving while terminating
-}
-
-// endpointsOf collects what the slices offer for a Service port, sorted by
-// address and without duplicates. While an endpoint moves from one slice to
-// another both list it; it is then as good as the better of the two.
-func endpointsOf(port ServicePort, from []*Slice) []endpoint {
-	found := map[netip.AddrPort]endpoint{}
-	for _, slice := range from {
-		i := slices.IndexFunc(slice.Ports, func(p SlicePort) bool {
-			return p.Name == port.Name && p.Protocol == port.Protocol
-		})
-		if i < 0 {
-			continue
-		}
-		for _, e := range slice.Endpoints {
-			addr := netip.AddrPortFrom(e.Addr, slice.Ports[i].Port)
-			known := found[addr]
-			found[addr] = endpoint{
-				addr:          addr,
-				ready:         known.ready || e.Ready,
-				lastingServer: known.lastingServer || (e.Serving && e.Terminating),
-			}
+	for _, r := range p.svc.SourceRanges {
+		if r.Addr().Is6() == p.ipv6 {
+			f.Sources = append(f.Sources, r)
 		}
 	}
-	return slices.SortedFunc(maps.Values(found), func(a, b endpoint) int {
-		return a.addr.Compare(b.addr)
-	})
+	if len(f.Sources) == 0 {
+		drop := Path{Verdict: Drop}
+		return Frontend{Paths: Paths{drop, drop, drop}}
+	}
+	if slices.ContainsFunc(p.here.addrs, f.Admits) {
+		f.Sources = append(f.Sources, netip.PrefixFrom(addr, addr.BitLen()))
+	}
+	return f
 }
 
-// usable picks the endpoints of one family that get new flows: the ready ones;
-// if there is none, those that still serve while they terminate (KEP-1669).
-func usable(eps []endpoint, ipv6 bool) []netip.AddrPort {
-	var ready, lasting []netip.AddrPort
-	for _, e := range eps {
-		switch {
-		case e.addr.Addr().Is6() != ipv6:
-		case e.ready:
-			ready = append(ready, e.addr)
-		case e.lastingServer:
-			lasting = append(lasting, e.addr)
-		}
+// path leads to the endpoints of a policy. Without one the sender is told so, but
+// if there are endpoints elsewhere, which the policy forbids, the flow is dropped
+// in silence: whoever sent it here may yet learn to send it there.
+func (p *portRows) path(local, masquerade bool) Path {
+	backends := p.cluster
+	if local {
+		backends = p.local
 	}
-	if len(ready) > 0 {
-		return ready
+	switch {
+	case len(backends) > 0:
+		id := PoolID{Origin: p.origin(), IPv6: p.ipv6, Local: local}
+		p.pools[id] = Pool{Protocol: p.port.Protocol, Backends: backends, Affinity: p.svc.Affinity}
+		return Path{Verdict: Forward, Pool: id, Masquerade: masquerade}
+	case p.any:
+		return Path{Verdict: Drop}
 	}
-	return lasting
+	return Path{Verdict: Reject}
+}
+
+func (p *portRows) origin() Origin { return Origin{Service: p.svc.Name, Port: p.port.Name} }
+
+func (p *portRows) frontend(addr netip.Addr, port uint16, f Frontend) {
+	f.Origin = p.origin()
+	key := Key{Addr: addr, Port: port, Protocol: p.port.Protocol}
+	first, taken := p.frontends[key]
+	switch {
+	case !taken:
+		p.frontends[key] = f
+	case first.Origin != f.Origin:
+		p.clashes = append(p.clashes, Conflict{Key: key, Winner: first.Origin, Loser: f.Origin})
+	}
 }
 
 // Conflict is a destination that two Service ports claim. The older Service has

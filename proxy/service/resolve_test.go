@@ -22,7 +22,7 @@ func webService() *Service {
 	return &Service{
 		Name:       web,
 		ClusterIPs: []netip.Addr{vip4, vip6},
-		Ports:      []ServicePort{{Name: "http", Protocol: TCP, Port: 80}},
+		Ports:      []ServicePort{{Port: Port{"http", TCP, 80}}},
 	}
 }
 
@@ -30,7 +30,7 @@ func webSlice(name string, endpoints ...Endpoint) *Slice {
 	return &Slice{
 		Name:      Name{"default", name},
 		Service:   "web",
-		Ports:     []SlicePort{{Name: "http", Protocol: TCP, Port: 8080}, {Name: "other", Protocol: TCP, Port: 1}},
+		Ports:     []Port{{"http", TCP, 8080}, {"other", TCP, 1}},
 		Endpoints: endpoints,
 	}
 }
@@ -73,8 +73,8 @@ func TestUsableEndpoints(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := usable(endpointsOf(webService().Ports[0], tt.slices), false)
-			if diff := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+			got := choose(endpointsOf(webService().Ports[0].Port, false, tt.slices, place{}))
+			if diff := cmp.Diff(tt.want, got.cluster, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -140,7 +140,7 @@ func TestConflicts(t *testing.T) {
 	at := func(hour int) time.Time { return time.Date(2026, 1, 1, hour, 0, 0, 0, time.UTC) }
 	claimant := func(name string, created time.Time) *Service {
 		return &Service{Name: Name{"default", name}, Created: created, ClusterIPs: []netip.Addr{vip4},
-			Ports: []ServicePort{{Protocol: TCP, Port: 80}}}
+			Ports: []ServicePort{{Port: Port{Protocol: TCP, Number: 80}}}}
 	}
 	key := Key{vip4, 80, TCP}
 	winner := func(r *Resolver) string { return r.Table().Frontends[key].Origin.Service.Name }
@@ -165,7 +165,7 @@ func TestConflicts(t *testing.T) {
 	}
 
 	twice := claimant("twice", at(1))
-	twice.Ports = []ServicePort{{"first", TCP, 80}, {"second", TCP, 80}}
+	twice.Ports = []ServicePort{{Port: Port{"first", TCP, 80}}, {Port: Port{"second", TCP, 80}}}
 	r = resolver([]*Service{twice}, nil)
 	if c := r.Conflicts(); len(c) != 1 || c[0].Winner.Port != "first" || c[0].Loser.Port != "second" {
 		t.Errorf("clash within a Service: %v", c)
@@ -193,7 +193,7 @@ func TestSendersChange(t *testing.T) {
 		t.Error("masquerades although nobody is known to be outside")
 	}
 	change := r.Apply(Update{Nodes: map[string]*Node{"n1": node()}})
-	if !change.Senders || !slices.Contains(change.Frontends, Key{vip4, 80, TCP}) {
+	if !change.Node || !slices.Contains(change.Frontends, Key{vip4, 80, TCP}) {
 		t.Errorf("change: %+v", change)
 	}
 	if !r.Table().Lookup(outside).Masquerades(backend) {
@@ -219,6 +219,7 @@ func (w world) update() Update {
 	}
 	if w.IntN(8) == 0 {
 		u.Nodes["n1"] = node()
+		u.Nodes["n1"].Zone = []string{"z1", "z2"}[w.IntN(2)]
 		if w.IntN(2) == 0 {
 			u.Nodes["n1"] = nil
 		}
@@ -230,12 +231,24 @@ func (w world) service(name Name) *Service {
 	if w.IntN(4) == 0 {
 		return nil
 	}
-	svc := &Service{Name: name, Created: time.Unix(int64(w.IntN(3)), 0)}
+	svc := &Service{
+		Name: name, Created: time.Unix(int64(w.IntN(3)), 0),
+		InternalLocal: w.IntN(4) == 0, ExternalLocal: w.IntN(4) == 0,
+		Affinity: time.Duration(w.IntN(2)) * time.Hour,
+	}
+	if w.IntN(4) == 0 {
+		svc.LoadBalancerIPs = []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:1::1")}
+		svc.SourceRanges = [][]netip.Prefix{nil, {netip.MustParsePrefix("192.168.0.0/16")}}[w.IntN(2)]
+	}
 	for range w.IntN(3) {
 		svc.ClusterIPs = append(svc.ClusterIPs, []netip.Addr{vip4, vip6, vip4.Next()}[w.IntN(3)])
-		svc.Ports = append(svc.Ports, ServicePort{[]string{"", "p", "q"}[w.IntN(3)], []Protocol{TCP, UDP, SCTP}[w.IntN(3)], uint16(80 + w.IntN(2))})
+		svc.Ports = append(svc.Ports, ServicePort{w.port(80), uint16(w.IntN(3))})
 	}
 	return svc
+}
+
+func (w world) port(base int) Port {
+	return Port{[]string{"", "p", "q"}[w.IntN(3)], []Protocol{TCP, UDP, SCTP}[w.IntN(3)], uint16(base + w.IntN(2))}
 }
 
 func (w world) slice(name Name) *Slice {
@@ -244,9 +257,9 @@ func (w world) slice(name Name) *Slice {
 	}
 	s := &Slice{Name: name, Service: []string{"", "s0", "s1", "s2", "s3"}[w.IntN(5)]}
 	for range w.IntN(4) {
-		s.Ports = append(s.Ports, SlicePort{[]string{"", "p", "q"}[w.IntN(3)], []Protocol{TCP, UDP, SCTP}[w.IntN(3)], uint16(8080 + w.IntN(2))})
+		s.Ports = append(s.Ports, w.port(8080))
 		addr := []string{"10.244.1.2", "10.244.1.3", "fd00::1", "fd00::2"}[w.IntN(4)]
-		s.Endpoints = append(s.Endpoints, Endpoint{Addr: netip.MustParseAddr(addr), Ready: w.IntN(2) == 0, Serving: w.IntN(2) == 0, Terminating: w.IntN(2) == 0})
+		s.Endpoints = append(s.Endpoints, Endpoint{Addr: netip.MustParseAddr(addr), Ready: w.IntN(2) == 0, Serving: w.IntN(2) == 0, Terminating: w.IntN(2) == 0, Node: []string{"", "n1"}[w.IntN(2)], ForZones: [][]string{nil, {"z1"}}[w.IntN(2)]})
 	}
 	return s
 }
@@ -304,7 +317,7 @@ func differences(a, b *Table) Change {
 	frontends, pools := map[Key]bool{}, map[PoolID]bool{}
 	for _, pair := range [][2]*Table{{a, b}, {b, a}} {
 		for k, v := range pair[0].Frontends {
-			if w, ok := pair[1].Frontends[k]; !ok || v != w {
+			if w, ok := pair[1].Frontends[k]; !ok || !v.equal(w) {
 				frontends[k] = true
 			}
 		}
@@ -314,7 +327,7 @@ func differences(a, b *Table) Change {
 			}
 		}
 	}
-	c := Change{Senders: !slices.Equal(a.PodCIDRs, b.PodCIDRs) || !slices.Equal(a.NodeAddrs, b.NodeAddrs)}
+	c := Change{Node: !slices.Equal(a.PodCIDRs, b.PodCIDRs) || !slices.Equal(a.NodeAddrs, b.NodeAddrs) || !slices.Equal(a.NodePortCIDRs, b.NodePortCIDRs)}
 	for k := range frontends {
 		c.Frontends = append(c.Frontends, k)
 	}

@@ -15,6 +15,9 @@ type Config struct {
 	// pods of this node, as its Node object gives them, stand for all pods: a
 	// flow of another node's pod was already led to its backend over there.
 	ClusterCIDRs []netip.Prefix
+	// NodePortCIDRs are which of the node's addresses node ports are on; none:
+	// the first address of each family of its Node object.
+	NodePortCIDRs []netip.Prefix
 }
 
 // Resolver keeps the Table of one node up to date. The work of an update is
@@ -30,6 +33,7 @@ type Resolver struct {
 	// exists: destinations with several claims, Services whose own ports clash.
 	contested map[Key]bool
 	clashing  map[Name]bool
+	zone      string // of this node
 	table     Table
 }
 
@@ -57,9 +61,10 @@ func NewResolver(config Config) *Resolver {
 		contested: map[Key]bool{},
 		clashing:  map[Name]bool{},
 		table: Table{
-			Frontends: map[Key]Frontend{},
-			Pools:     map[PoolID]Pool{},
-			PodCIDRs:  config.ClusterCIDRs,
+			Frontends:     map[Key]Frontend{},
+			Pools:         map[PoolID]Pool{},
+			PodCIDRs:      config.ClusterCIDRs,
+			NodePortCIDRs: config.NodePortCIDRs,
 		},
 	}
 }
@@ -78,8 +83,8 @@ func (r *Resolver) Apply(u Update) Change {
 	for name, slice := range u.Slices {
 		r.applySlice(name, slice, dirty)
 	}
-	senders, all := r.applyNodes(u.Nodes)
-	if all {
+	node, zone := r.applyNode(u.Nodes)
+	if node || zone {
 		for name := range r.services {
 			dirty[name] = true
 		}
@@ -91,7 +96,7 @@ func (r *Resolver) Apply(u Update) Change {
 	return Change{
 		Frontends: slices.SortedFunc(maps.Keys(d.frontends), Key.Compare),
 		Pools:     slices.SortedFunc(maps.Keys(d.pools), PoolID.Compare),
-		Senders:   senders,
+		Node:      node,
 	}
 }
 
@@ -133,27 +138,50 @@ func (r *Resolver) applySlice(name Name, slice *Slice, dirty map[Name]bool) {
 	dirty[svc] = true
 }
 
-// applyNodes notes what matters of this node's own object. It says whether the
-// classes of senders changed and, if so, whether every Service must be resolved
-// again.
-func (r *Resolver) applyNodes(nodes map[string]*Node) (senders, all bool) {
+// applyNode notes what matters of this node's own object. It says whether the
+// Table's facts about the node changed, and whether the zone did.
+func (r *Resolver) applyNode(nodes map[string]*Node) (facts, zone bool) {
 	node, ok := nodes[r.config.NodeName]
 	if !ok {
 		return false, false
 	}
-	addrs, pods := []netip.Addr(nil), r.config.ClusterCIDRs
-	if node != nil {
-		addrs = node.Addresses
-		if len(pods) == 0 {
-			pods = node.PodCIDRs
+	if node == nil {
+		node = &Node{}
+	}
+	pods, nodePorts := r.config.ClusterCIDRs, r.config.NodePortCIDRs
+	if len(pods) == 0 {
+		pods = node.PodCIDRs
+	}
+	if len(nodePorts) == 0 {
+		nodePorts = primary(node.Addresses)
+	}
+	t := &r.table
+	facts = !slices.Equal(t.NodeAddrs, node.Addresses) || !slices.Equal(t.PodCIDRs, pods) || !slices.Equal(t.NodePortCIDRs, nodePorts)
+	zone = r.zone != node.Zone
+	t.NodeAddrs, t.PodCIDRs, t.NodePortCIDRs, r.zone = node.Addresses, pods, nodePorts, node.Zone
+	return facts, zone
+}
+
+// primary are the first address of each family.
+func primary(addrs []netip.Addr) []netip.Prefix {
+	var out []netip.Prefix
+	for _, ipv6 := range []bool{false, true} {
+		i := slices.IndexFunc(addrs, func(a netip.Addr) bool { return a.Is6() == ipv6 })
+		if i >= 0 {
+			out = append(out, netip.PrefixFrom(addrs[i], addrs[i].BitLen()))
 		}
 	}
-	if slices.Equal(addrs, r.table.NodeAddrs) && slices.Equal(pods, r.table.PodCIDRs) {
-		return false, false
+	return out
+}
+
+// here is what resolve must know of this node.
+func (r *Resolver) here() place {
+	return place{
+		node:      r.config.NodeName,
+		zone:      r.zone,
+		addrs:     r.table.NodeAddrs,
+		podsKnown: len(r.table.PodCIDRs) > 0,
 	}
-	all = (len(pods) == 0) != (len(r.table.PodCIDRs) == 0)
-	r.table.NodeAddrs, r.table.PodCIDRs = addrs, pods
-	return true, all
 }
 
 // differ collects what changes in a Table.
@@ -167,7 +195,7 @@ func (r *Resolver) replace(name Name, d *differ) {
 	old, now := r.rows[name], rows{}
 	if svc, ok := r.services[name]; ok {
 		from := slices.Collect(maps.Values(r.slices[name]))
-		now = resolve(svc, from, len(r.table.PodCIDRs) > 0)
+		now = resolve(svc, from, r.here())
 		r.rows[name] = now
 	} else {
 		delete(r.rows, name)
@@ -213,14 +241,14 @@ func (r *Resolver) claim(svc Name, key Key, c *claim, d *differ) {
 		return
 	}
 	r.claims[key] = claims
-	if before, ok := r.table.Frontends[key]; !ok || before != claims[0].frontend {
+	if before, ok := r.table.Frontends[key]; !ok || !before.equal(claims[0].frontend) {
 		r.table.Frontends[key] = claims[0].frontend
 		d.frontends[key] = true
 	}
 }
 
 func (p Pool) equal(q Pool) bool {
-	return p.Protocol == q.Protocol && slices.Equal(p.Backends, q.Backends)
+	return p.Protocol == q.Protocol && p.Affinity == q.Affinity && slices.Equal(p.Backends, q.Backends)
 }
 
 func setOrDelete[K comparable, V any](m map[K]*V, key K, value *V) {

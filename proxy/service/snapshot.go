@@ -56,52 +56,65 @@ type Service struct {
 	// ClusterIPs has at most one address of each family; none for a headless
 	// Service.
 	ClusterIPs []netip.Addr
-	Ports      []ServicePort
+	// ExternalIPs are addresses that the operator routes to this node.
+	ExternalIPs []netip.Addr
+	// LoadBalancerIPs are those of status.loadBalancer.ingress that this node
+	// answers for (ipMode VIP, not Proxy).
+	LoadBalancerIPs []netip.Addr
+	// SourceRanges are who may use the load-balancer IPs; empty: everybody.
+	SourceRanges []netip.Prefix
+	// InternalLocal and ExternalLocal are the traffic policies "Local": of flows
+	// to cluster IPs, and of flows to all other addresses.
+	InternalLocal, ExternalLocal bool
+	// Affinity is for how long after its last flow a client goes to the same
+	// endpoint again; 0: flows take turns.
+	Affinity time.Duration
+	Ports    []ServicePort
 }
 
-// ServicePort is one port of a Service. Its name ("" is one) ties it to the
-// ports of the Service's slices.
-type ServicePort struct {
-	Name     string
+// Port is a port of a slice, or of a Service.
+type Port struct {
+	Name     string // ties the port of a Service to that of its slices; may be ""
 	Protocol Protocol
-	Port     uint16
+	Number   uint16
 }
 
-// Slice is one EndpointSlice.
+// ServicePort is one port of a Service.
+type ServicePort struct {
+	Port
+	NodePort uint16 // on the node's own addresses; 0: none
+}
+
+// Slice is one EndpointSlice. Every endpoint serves on every port.
 type Slice struct {
 	Name Name
 	// Service is the label kubernetes.io/service-name: a Service in the same
 	// namespace, or "".
 	Service   string
-	Ports     []SlicePort
+	Ports     []Port
 	Endpoints []Endpoint
-}
-
-// SlicePort is the port on which every endpoint of a slice serves the Service
-// port of the same name.
-type SlicePort struct {
-	Name     string
-	Protocol Protocol
-	Port     uint16
 }
 
 // Endpoint is one address of a slice with its conditions. Watch has replaced
 // conditions that are absent by what the API says they then mean: Ready true,
-// Serving as Ready, Terminating false.
+// Serving true, Terminating false.
 type Endpoint struct {
 	Addr                        netip.Addr
 	Ready, Serving, Terminating bool
 	Node                        string
+	// ForNodes and ForZones are the hints: who should use this endpoint.
+	ForNodes, ForZones []string
 }
 
 // Node is the part of a Node object that has a meaning for a proxy.
 type Node struct {
 	Name string
-	// Addresses are the InternalIP and ExternalIP entries of status.addresses,
-	// in the object's order.
+	// Addresses are the InternalIP entries of status.addresses, then the
+	// ExternalIP ones, in the object's order.
 	Addresses []netip.Addr
 	// PodCIDRs has at most one prefix of each family.
 	PodCIDRs []netip.Prefix
+	Zone     string // label topology.kubernetes.io/zone
 }
 
 // Update is what became known since the update before: a key with nil is an

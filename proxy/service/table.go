@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Table says for every destination that is a Service's what becomes of a new
@@ -18,16 +19,29 @@ type Table struct {
 	Frontends map[Key]Frontend // by destination
 	Pools     map[PoolID]Pool  // every one that a Path names is here
 	// PodCIDRs and NodeAddrs tell the classes of senders apart. Without
-	// PodCIDRs nobody is known to be outside (see Class).
+	// PodCIDRs pods are not known, and whoever is not the node counts as outside.
 	PodCIDRs  []netip.Prefix
 	NodeAddrs []netip.Addr
+	// NodePortCIDRs say which of the node's own addresses are meant by a Key with
+	// AnyNodeAddr.
+	NodePortCIDRs []netip.Prefix
 }
 
 // Key is what a packet must carry to belong to a Frontend.
 type Key struct {
-	Addr     netip.Addr
+	Addr     netip.Addr // may be AnyNodeAddr
 	Port     uint16
 	Protocol Protocol
+}
+
+// AnyNodeAddr is the unspecified address, which stands in a Key for every address
+// of the node that is in Table.NodePortCIDRs. A Key with the address itself goes
+// first.
+func AnyNodeAddr(ipv6 bool) netip.Addr {
+	if ipv6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
 }
 
 func (k Key) String() string {
@@ -47,15 +61,30 @@ const (
 	FromPod     Class = iota // an address in Table.PodCIDRs
 	FromNode                 // this node itself: an address in Table.NodeAddrs or a loopback one
 	FromOutside              // any other
-	classes
 )
 
 func (c Class) String() string { return [...]string{"pod", "node", "outside"}[c] }
 
-// Frontend is one destination: a Key, and a Path for each class of sender.
+// Frontend is what becomes of flows to one Key.
 type Frontend struct {
-	Paths  [classes]Path
-	Origin Origin
+	Paths Paths
+	// Sources are who may send, sorted as given; empty: everybody. Flows of all
+	// others are dropped.
+	Sources []netip.Prefix
+	Origin  Origin
+}
+
+// Paths has a Path for each class of sender.
+type Paths [3]Path
+
+// Admits says whether the frontend's sources include src.
+func (f Frontend) Admits(src netip.Addr) bool {
+	return len(f.Sources) == 0 ||
+		slices.ContainsFunc(f.Sources, func(p netip.Prefix) bool { return p.Contains(src) })
+}
+
+func (f Frontend) equal(g Frontend) bool {
+	return f.Paths == g.Paths && f.Origin == g.Origin && slices.Equal(f.Sources, g.Sources)
 }
 
 // Origin is the Service port that a row comes from.
@@ -97,22 +126,28 @@ func (v Verdict) String() string { return [...]string{"pass", "forward", "reject
 // PoolID names a pool. Frontends of one Service port share pools.
 type PoolID struct {
 	Origin
-	IPv6 bool
+	IPv6  bool
+	Local bool // the endpoints of this node only
 }
 
 func (id PoolID) String() string {
+	s := id.Origin.String() + "/ipv4"
 	if id.IPv6 {
-		return id.Origin.String() + "/ipv6"
+		s = id.Origin.String() + "/ipv6"
 	}
-	return id.Origin.String() + "/ipv4"
+	if id.Local {
+		s += "/local"
+	}
+	return s
 }
 
-// Compare orders by Service, port name, family.
+// Compare orders by Service, port name, family, and all before local.
 func (id PoolID) Compare(other PoolID) int {
 	return cmp.Or(
 		id.Service.Compare(other.Service),
 		cmp.Compare(id.Port, other.Port),
-		cmp.Compare(b2i(id.IPv6), b2i(other.IPv6)))
+		cmp.Compare(b2i(id.IPv6), b2i(other.IPv6)),
+		cmp.Compare(b2i(id.Local), b2i(other.Local)))
 }
 
 // Pool is a set of backends that take turns: of any N new flows in a row, N
@@ -120,6 +155,9 @@ func (id PoolID) Compare(other PoolID) int {
 type Pool struct {
 	Protocol Protocol
 	Backends []netip.AddrPort // sorted, no duplicates, at least one, one family
+	// Affinity: a sender whose last flow is no longer ago than this goes to the
+	// same backend again, out of turn. 0: it does not.
+	Affinity time.Duration
 }
 
 // Packet is the first packet of a flow.
@@ -135,6 +173,7 @@ type Decision struct {
 	Origin     Origin           // of the frontend, unless Pass
 	Class      Class            // of the sender
 	Backends   []netip.AddrPort // with Forward: they take turns
+	Affinity   time.Duration    // as in Pool
 	masquerade bool
 	src        netip.Addr
 }
@@ -149,18 +188,25 @@ func (d Decision) Masquerades(b netip.AddrPort) bool {
 // Lookup is the specification of every backend: what becomes of a new flow that
 // starts with p.
 func (t *Table) Lookup(p Packet) Decision {
-	src := p.Src.Unmap()
-	f, ok := t.Frontends[Key{p.Dst.Addr().Unmap(), p.Dst.Port(), p.Protocol}]
+	src, dst := p.Src.Unmap(), p.Dst.Addr().Unmap()
+	f, ok := t.Frontends[Key{dst, p.Dst.Port(), p.Protocol}]
+	if !ok && t.hasNodePorts(dst) {
+		f, ok = t.Frontends[Key{AnyNodeAddr(dst.Is6()), p.Dst.Port(), p.Protocol}]
+	}
 	if !ok {
 		return Decision{Verdict: Pass}
 	}
 	class := t.Class(src)
 	path := f.Paths[class]
+	if !f.Admits(src) {
+		path = Path{Verdict: Drop}
+	}
 	return Decision{
 		Verdict:    path.Verdict,
 		Origin:     f.Origin,
 		Class:      class,
 		Backends:   t.Pools[path.Pool].Backends,
+		Affinity:   t.Pools[path.Pool].Affinity,
 		masquerade: path.Masquerade,
 		src:        src,
 	}
@@ -177,17 +223,23 @@ func (t *Table) Class(src netip.Addr) Class {
 	return FromOutside
 }
 
+// hasNodePorts says whether dst is an address of the node that AnyNodeAddr means.
+func (t *Table) hasNodePorts(dst netip.Addr) bool {
+	return slices.Contains(t.NodeAddrs, dst) &&
+		slices.ContainsFunc(t.NodePortCIDRs, func(p netip.Prefix) bool { return p.Contains(dst) })
+}
+
 // Change names the rows that differ from an earlier Table; a row that is named
 // and not in the Table is gone.
 type Change struct {
 	Frontends []Key    // sorted
 	Pools     []PoolID // sorted
-	Senders   bool     // PodCIDRs or NodeAddrs
+	Node      bool     // PodCIDRs, NodeAddrs or NodePortCIDRs
 }
 
 // Empty says that nothing changed.
 func (c Change) Empty() bool {
-	return len(c.Frontends) == 0 && len(c.Pools) == 0 && !c.Senders
+	return len(c.Frontends) == 0 && len(c.Pools) == 0 && !c.Node
 }
 
 func b2i(b bool) int {

@@ -18,20 +18,6 @@ import (
 // API server: later everything may rely on it, and names may be written into
 // rules as they are. With any error the struct is of no use.
 
-func convertService(obj *corev1.Service) (*service.Service, field.ErrorList) {
-	name, errs := convertName(obj.ObjectMeta, validation.IsDNS1123Label)
-	ips, ipErrs := clusterIPs(&obj.Spec)
-	ports, portErrs := servicePorts(&obj.Spec)
-	errs = append(errs, ipErrs...)
-	errs = append(errs, portErrs...)
-	return &service.Service{
-		Name:       name,
-		Created:    obj.CreationTimestamp.Time,
-		ClusterIPs: ips,
-		Ports:      ports,
-	}, errs
-}
-
 // convertName checks the metadata of a namespaced object. The rule of its name
 // depends on the kind.
 func convertName(meta metav1.ObjectMeta, rule func(string) []string) (service.Name, field.ErrorList) {
@@ -59,76 +45,8 @@ func checkName(path *field.Path, name string, rule func(string) []string) field.
 	return errs
 }
 
-// clusterIPs returns the virtual IPs of a Service: none if it is headless, if it
-// is but a name for something outside, or if it was given none.
-func clusterIPs(spec *corev1.ServiceSpec) ([]netip.Addr, field.ErrorList) {
-	path := field.NewPath("spec")
-	switch spec.Type {
-	case "", corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
-	case corev1.ServiceTypeExternalName:
-		return nil, nil
-	default:
-		return nil, field.ErrorList{field.NotSupported(path.Child("type"), spec.Type, []corev1.ServiceType{
-			corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort,
-			corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeExternalName,
-		})}
-	}
-	if spec.ClusterIP == corev1.ClusterIPNone && len(spec.ClusterIPs) == 0 {
-		return nil, nil
-	}
-	values, errs := plural(path, "clusterIP", spec.ClusterIP, spec.ClusterIPs)
-	if len(values) == 1 && values[0].text == corev1.ClusterIPNone {
-		return nil, errs
-	}
-	var families onePerFamily
-	var ips []netip.Addr
-	for i, v := range values {
-		ip, err := parseUnicast(v.path, v.text)
-		if err == nil {
-			err = families.add(v, ip)
-		}
-		if err == nil && i < len(spec.IPFamilies) && spec.IPFamilies[i] != familyOf(ip) {
-			err = field.Invalid(v.path, v.text, fmt.Sprintf("must be an %s address, as spec.ipFamilies[%d] says", spec.IPFamilies[i], i))
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		ips = append(ips, ip)
-	}
-	return ips, errs
-}
-
-func servicePorts(spec *corev1.ServiceSpec) ([]service.ServicePort, field.ErrorList) {
-	type number struct {
-		protocol service.Protocol
-		port     uint16
-	}
-	path := field.NewPath("spec", "ports")
-	ports := make([]service.ServicePort, 0, len(spec.Ports))
-	names, numbers := map[string]bool{}, map[number]bool{}
-	var errs field.ErrorList
-	for i, p := range spec.Ports {
-		path := path.Index(i)
-		port, portErrs := convertPort(path, p.Name, p.Protocol, p.Port)
-		errs = append(errs, portErrs...)
-		key := number{port.Protocol, port.Port}
-		switch {
-		case p.Name == "" && len(spec.Ports) > 1:
-			errs = append(errs, field.Required(path.Child("name"), "must tell the ports of a Service apart"))
-		case names[p.Name]:
-			errs = append(errs, field.Duplicate(path.Child("name"), p.Name))
-		case len(portErrs) == 0 && numbers[key]:
-			errs = append(errs, field.Duplicate(path, fmt.Sprintf("%d/%s", p.Port, port.Protocol)))
-		}
-		names[p.Name], numbers[key] = true, true
-		ports = append(ports, port)
-	}
-	return ports, errs
-}
-
 // convertPort checks one port of a Service or of a slice.
-func convertPort(path *field.Path, name string, protocol corev1.Protocol, port int32) (service.ServicePort, field.ErrorList) {
+func convertPort(path *field.Path, name string, protocol corev1.Protocol, port int32) (service.Port, field.ErrorList) {
 	var errs field.ErrorList
 	if name != "" {
 		errs = checkName(path.Child("name"), name, validation.IsDNS1123Label)
@@ -141,7 +59,7 @@ func convertPort(path *field.Path, name string, protocol corev1.Protocol, port i
 	for _, message := range validation.IsValidPortNum(int(port)) {
 		errs = append(errs, field.Invalid(path.Child("port"), port, message))
 	}
-	return service.ServicePort{Name: name, Protocol: number, Port: uint16(port)}, errs
+	return service.Port{Name: name, Protocol: number, Number: uint16(port)}, errs
 }
 
 // protocols has the API's names; an absent protocol means TCP.
@@ -166,8 +84,8 @@ func convertSlice(obj *discovery.EndpointSlice) (*service.Slice, field.ErrorList
 	}, errs
 }
 
-func slicePorts(given []discovery.EndpointPort) ([]service.SlicePort, field.ErrorList) {
-	ports := make([]service.SlicePort, 0, len(given))
+func slicePorts(given []discovery.EndpointPort) ([]service.Port, field.ErrorList) {
+	ports := make([]service.Port, 0, len(given))
 	names := map[string]bool{}
 	var errs field.ErrorList
 	for i, p := range given {
@@ -185,7 +103,7 @@ func slicePorts(given []discovery.EndpointPort) ([]service.SlicePort, field.Erro
 			errs = append(errs, field.Duplicate(path.Child("name"), name))
 		}
 		names[name] = true
-		ports = append(ports, service.SlicePort(port))
+		ports = append(ports, port)
 	}
 	return ports, errs
 }
@@ -215,9 +133,23 @@ func endpoints(obj *discovery.EndpointSlice) ([]service.Endpoint, field.ErrorLis
 			Serving:     valueOr(e.Conditions.Serving, true),
 			Terminating: valueOr(e.Conditions.Terminating, false),
 			Node:        valueOr(e.NodeName, ""),
+			ForNodes:    names(e.Hints, func(h *discovery.EndpointHints) []discovery.ForNode { return h.ForNodes }),
+			ForZones:    names(e.Hints, func(h *discovery.EndpointHints) []discovery.ForZone { return h.ForZones }),
 		})
 	}
 	return found, errs
+}
+
+// names are those of one kind of hint.
+func names[H discovery.ForNode | discovery.ForZone](hints *discovery.EndpointHints, of func(*discovery.EndpointHints) []H) []string {
+	if hints == nil {
+		return nil
+	}
+	var out []string
+	for _, h := range of(hints) {
+		out = append(out, struct{ Name string }(h).Name)
+	}
+	return out
 }
 
 // endpointAddr returns the first address: the API gives further ones no meaning,
@@ -246,25 +178,30 @@ func convertNode(obj *corev1.Node) (*service.Node, field.ErrorList) {
 	cidrs, cidrErrs := podCIDRs(&obj.Spec)
 	errs = append(errs, addrErrs...)
 	errs = append(errs, cidrErrs...)
-	return &service.Node{Name: obj.Name, Addresses: addrs, PodCIDRs: cidrs}, errs
+	return &service.Node{Name: obj.Name, Addresses: addrs, PodCIDRs: cidrs, Zone: obj.Labels[corev1.LabelTopologyZone]}, errs
 }
 
+// nodeAddrs are the addresses of a node, internal ones first: the first of a
+// family is the node's primary one.
 func nodeAddrs(given []corev1.NodeAddress) ([]netip.Addr, field.ErrorList) {
 	path := field.NewPath("status", "addresses")
-	var addrs []netip.Addr
+	var internal, external []netip.Addr
 	var errs field.ErrorList
 	for i, a := range given {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue
 		}
 		addr, err := parseAddr(path.Index(i).Child("address"), a.Address)
-		if err != nil {
+		switch {
+		case err != nil:
 			errs = append(errs, err)
-			continue
+		case a.Type == corev1.NodeInternalIP:
+			internal = append(internal, addr)
+		default:
+			external = append(external, addr)
 		}
-		addrs = append(addrs, addr)
 	}
-	return addrs, errs
+	return append(internal, external...), errs
 }
 
 func podCIDRs(spec *corev1.NodeSpec) ([]netip.Prefix, field.ErrorList) {

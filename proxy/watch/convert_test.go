@@ -40,22 +40,49 @@ spec:
   ipFamilies: [IPv6, IPv4]
   clusterIP: fd00::1
   clusterIPs: ["fd00::1", 10.0.0.1]
+  externalIPs: [198.51.100.1]
+  loadBalancerSourceRanges: [203.0.113.0/24, " 2001:db8::/32"]
+  internalTrafficPolicy: Local
+  externalTrafficPolicy: Local
+  sessionAffinity: ClientIP
+  sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}
   ports:
   - {name: http, port: 80, targetPort: web, nodePort: 30080}
   - {name: dns, port: 53, protocol: UDP}
   - {name: dns-tcp, port: 53, protocol: TCP}
-  - {name: sig, port: 3868, protocol: SCTP}`,
+  - {name: sig, port: 3868, protocol: SCTP}
+status:
+  loadBalancer:
+    ingress:
+    - {ip: 192.0.2.1}
+    - {ip: "2001:db8::1", ipMode: VIP}
+    - {ip: 192.0.2.2, ipMode: Proxy}
+    - {hostname: lb.example.com}`,
 		want: &service.Service{
-			Name:       service.Name{Namespace: "shop", Name: "web"},
-			Created:    time.Date(2024, 5, 1, 10, 0, 0, 0, time.UTC),
-			ClusterIPs: []netip.Addr{addr("fd00::1"), addr("10.0.0.1")},
+			Name:            service.Name{Namespace: "shop", Name: "web"},
+			Created:         time.Date(2024, 5, 1, 10, 0, 0, 0, time.UTC),
+			ClusterIPs:      []netip.Addr{addr("fd00::1"), addr("10.0.0.1")},
+			ExternalIPs:     []netip.Addr{addr("198.51.100.1")},
+			LoadBalancerIPs: []netip.Addr{addr("192.0.2.1"), addr("2001:db8::1")},
+			SourceRanges:    []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/32")},
+			InternalLocal:   true,
+			ExternalLocal:   true,
+			Affinity:        time.Minute,
 			Ports: []service.ServicePort{
-				{Name: "http", Protocol: service.TCP, Port: 80},
-				{Name: "dns", Protocol: service.UDP, Port: 53},
-				{Name: "dns-tcp", Protocol: service.TCP, Port: 53},
-				{Name: "sig", Protocol: service.SCTP, Port: 3868},
+				{Port: service.Port{Name: "http", Protocol: service.TCP, Number: 80}, NodePort: 30080},
+				{Port: service.Port{Name: "dns", Protocol: service.UDP, Number: 53}},
+				{Port: service.Port{Name: "dns-tcp", Protocol: service.TCP, Number: 53}},
+				{Port: service.Port{Name: "sig", Protocol: service.SCTP, Number: 3868}},
 			},
 		},
+	}, {
+		name: "affinity of the default length",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {sessionAffinity: ClientIP}`,
+		want: &service.Service{Name: web, Affinity: 3 * time.Hour},
 	}, {
 		name: "clusterIP alone",
 		manifest: `
@@ -103,7 +130,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec: {ports: [{port: 80}]}`,
-		want: &service.Service{Name: web, Ports: []service.ServicePort{{Protocol: service.TCP, Port: 80}}},
+		want: &service.Service{Name: web, Ports: []service.ServicePort{{Port: service.Port{Protocol: service.TCP, Number: 80}}}},
 	}, {
 		name: "least slice",
 		manifest: `
@@ -127,9 +154,9 @@ endpoints:
 		want: &service.Slice{
 			Name:    service.Name{Namespace: "default", Name: "web.v6"},
 			Service: "web",
-			Ports: []service.SlicePort{
-				{Protocol: service.TCP, Port: 80},
-				{Name: "sig", Protocol: service.SCTP, Port: 3868},
+			Ports: []service.Port{
+				{Protocol: service.TCP, Number: 80},
+				{Name: "sig", Protocol: service.SCTP, Number: 3868},
 			},
 			Endpoints: []service.Endpoint{{Addr: addr("fd00::1"), Ready: true, Serving: true}},
 		},
@@ -143,13 +170,13 @@ addressType: IPv4
 endpoints:
 - {addresses: [10.0.0.1], conditions: {ready: false}}
 - {addresses: [10.0.0.2], conditions: {ready: false, serving: true, terminating: true}, nodeName: n1}
-- {addresses: [10.0.0.3, 10.0.0.4], conditions: {ready: true, serving: false}}`,
+- {addresses: [10.0.0.3, 10.0.0.4], conditions: {ready: true, serving: false}, hints: {forNodes: [{name: n1}], forZones: [{name: z1}, {name: z2}]}}`,
 		want: &service.Slice{
 			Name: web,
 			Endpoints: []service.Endpoint{
 				{Addr: addr("10.0.0.1"), Serving: true},
 				{Addr: addr("10.0.0.2"), Serving: true, Terminating: true, Node: "n1"},
-				{Addr: addr("10.0.0.3"), Ready: true},
+				{Addr: addr("10.0.0.3"), Ready: true, ForNodes: []string{"n1"}, ForZones: []string{"z1", "z2"}},
 			},
 		},
 	}, {
@@ -164,7 +191,7 @@ metadata: {name: n1}`,
 		manifest: `
 apiVersion: v1
 kind: Node
-metadata: {name: n1.example.com}
+metadata: {name: n1.example.com, labels: {topology.kubernetes.io/zone: z1}}
 spec:
   podCIDR: 10.244.1.0/24
   podCIDRs: [10.244.1.0/24, "fd00:1::/64"]
@@ -177,7 +204,8 @@ status:
   - {type: InternalIP, address: 192.168.0.7}`,
 		want: &service.Node{
 			Name:      "n1.example.com",
-			Addresses: []netip.Addr{addr("203.0.113.7"), addr("fd00::7"), addr("192.168.0.7")},
+			Zone:      "z1",
+			Addresses: []netip.Addr{addr("fd00::7"), addr("192.168.0.7"), addr("203.0.113.7")},
 			PodCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:1::/64")},
 		},
 	}, {

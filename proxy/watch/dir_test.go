@@ -96,7 +96,7 @@ func (c *cluster) until(names ...string) {
 // untilPort takes News in until a Service has that port.
 func (c *cluster) untilPort(name string, port uint16) {
 	c.t.Helper()
-	for c.services[name] == nil || c.services[name].Ports[0].Port != port {
+	for c.services[name] == nil || c.services[name].Ports[0].Number != port {
 		c.next()
 	}
 }

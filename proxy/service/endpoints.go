@@ -1,0 +1,122 @@
+package service
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// endpoint is one address and port that serves a Service port.
+type endpoint struct {
+	addr    netip.AddrPort
+	ready   bool
+	lasting bool // still serves while it terminates
+	here    bool // on this node
+	// forThisNode and forThisZone say whom the hints name, if they name anybody.
+	nodeHint, zoneHint       bool
+	forThisNode, forThisZone bool
+}
+
+// endpointsOf collects what the slices offer for a port in one family, sorted by
+// address and without duplicates. While an endpoint moves from one slice to
+// another both list it; it is then as good as the better of the two.
+func endpointsOf(port Port, ipv6 bool, from []*Slice, here place) []endpoint {
+	found := map[netip.AddrPort]endpoint{}
+	for _, slice := range from {
+		i := slices.IndexFunc(slice.Ports, func(p Port) bool {
+			return p.Name == port.Name && p.Protocol == port.Protocol
+		})
+		if i < 0 {
+			continue
+		}
+		for _, e := range slice.Endpoints {
+			if e.Addr.Is6() == ipv6 {
+				addr := netip.AddrPortFrom(e.Addr, slice.Ports[i].Number)
+				found[addr] = found[addr].or(addr, e, here)
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Values(found), func(a, b endpoint) int {
+		return a.addr.Compare(b.addr)
+	})
+}
+
+// or is the better of what was known of an endpoint and what a slice says of it.
+func (known endpoint) or(addr netip.AddrPort, e Endpoint, here place) endpoint {
+	return endpoint{
+		addr:        addr,
+		ready:       known.ready || e.Ready,
+		lasting:     known.lasting || (e.Serving && e.Terminating),
+		here:        known.here || (here.node != "" && e.Node == here.node),
+		nodeHint:    known.nodeHint || len(e.ForNodes) > 0,
+		zoneHint:    known.zoneHint || len(e.ForZones) > 0,
+		forThisNode: known.forThisNode || slices.Contains(e.ForNodes, here.node),
+		forThisZone: known.forThisZone || slices.Contains(e.ForZones, here.zone),
+	}
+}
+
+// choice is which endpoints get new flows.
+type choice struct {
+	cluster []netip.AddrPort // under the traffic policy Cluster
+	local   []netip.AddrPort // under the traffic policy Local
+	any     bool             // there is a usable endpoint somewhere in the cluster
+}
+
+// choose picks the endpoints of each policy: the ready ones (of those that the
+// hints give to this node or zone); if there is none, those that still serve
+// while they terminate (KEP-1669), for each policy by itself.
+func choose(all []endpoint) choice {
+	ready, lasting := pick(all, func(e endpoint) bool { return e.ready }), pick(all, func(e endpoint) bool { return !e.ready && e.lasting })
+	here := func(e endpoint) bool { return e.here }
+	return choice{
+		cluster: addrs(firstOf(hinted(ready), lasting)),
+		local:   addrs(firstOf(pick(ready, here), pick(lasting, here))),
+		any:     len(ready)+len(lasting) > 0,
+	}
+}
+
+// hinted picks the ready endpoints that their hints give to this node, else to
+// this zone. Hints count only if every endpoint has them and one is for us: if
+// not, the EndpointSlice controller has not caught up yet, and to follow them
+// would overload or starve somebody.
+func hinted(ready []endpoint) []endpoint {
+	missing := func(has func(endpoint) bool) bool {
+		return slices.ContainsFunc(ready, func(e endpoint) bool { return !has(e) })
+	}
+	if !missing(func(e endpoint) bool { return e.nodeHint }) {
+		if ours := pick(ready, func(e endpoint) bool { return e.forThisNode }); len(ours) > 0 {
+			return ours
+		}
+	}
+	if !missing(func(e endpoint) bool { return e.zoneHint }) {
+		if ours := pick(ready, func(e endpoint) bool { return e.forThisZone }); len(ours) > 0 {
+			return ours
+		}
+	}
+	return ready
+}
+
+func pick(from []endpoint, wanted func(endpoint) bool) []endpoint {
+	var out []endpoint
+	for _, e := range from {
+		if wanted(e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func firstOf(a, b []endpoint) []endpoint {
+	if len(a) > 0 {
+		return a
+	}
+	return b
+}
+
+func addrs(from []endpoint) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, e := range from {
+		out = append(out, e.addr)
+	}
+	return out
+}
