@@ -14,6 +14,8 @@
 package ipam
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -141,6 +143,21 @@ func Reclaim(tx Tx, boot string) error {
 	return tx.Put(bootKey, []byte(boot))
 }
 
+// Held returns what the owner holds. A lease of an earlier boot is void, and
+// there is one only until the next transaction that writes (Reclaim).
+func Held(tx Tx, owner Owner) (Lease, error) {
+	text, err := get(tx, leaseKey(owner))
+	if err != nil || text == nil {
+		return Lease{}, err
+	}
+	var lease Lease
+	if err := json.Unmarshal(text, &lease); err != nil {
+		return Lease{}, fmt.Errorf("decode lease of %s: %w", owner, err)
+	}
+	lease.Owner = owner
+	return lease, nil
+}
+
 // place puts each wanted address to the set that gives it. The zero Addr stands
 // for a set that is free to choose.
 func place(sets []Set, wanted []netip.Addr) ([]netip.Addr, error) {
@@ -161,4 +178,12 @@ func place(sets []Set, wanted []netip.Addr) ([]netip.Addr, error) {
 		placed[i] = addr
 	}
 	return placed, nil
+}
+
+func putLease(tx Tx, lease Lease) error {
+	text, err := json.Marshal(lease)
+	if err != nil {
+		return fmt.Errorf("encode lease of %s: %w", lease.Owner, err)
+	}
+	return tx.Put(leaseKey(lease.Owner), text)
 }

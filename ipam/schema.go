@@ -3,7 +3,6 @@ package ipam
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -109,27 +108,4 @@ func deleteAll(tx Tx, prefix []byte) error {
 		}
 		key = k
 	}
-}
-
-// Held returns what the owner holds. A lease of an earlier boot is void, and
-// there is one only until the next transaction that writes (Reclaim).
-func Held(tx Tx, owner Owner) (Lease, error) {
-	text, err := get(tx, leaseKey(owner))
-	if err != nil || text == nil {
-		return Lease{}, err
-	}
-	var lease Lease
-	if err := json.Unmarshal(text, &lease); err != nil {
-		return Lease{}, fmt.Errorf("decode lease of %s: %w", owner, err)
-	}
-	lease.Owner = owner
-	return lease, nil
-}
-
-func putLease(tx Tx, lease Lease) error {
-	text, err := json.Marshal(lease)
-	if err != nil {
-		return fmt.Errorf("encode lease of %s: %w", lease.Owner, err)
-	}
-	return tx.Put(leaseKey(lease.Owner), text)
 }

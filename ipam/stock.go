@@ -51,18 +51,13 @@ func (s *stock) advance(tx Tx) (netip.Addr, error) {
 		if err != nil || !gone {
 			return s.Frontier, err
 		}
-		s.pass(s.Frontier)
+		s.Frontier = s.Frontier.Next() // zero after the last address of a family
+		if s.Frontier.Compare(s.Last) > 0 {
+			s.Frontier = netip.Addr{}
+		}
+		s.changed = true
 	}
 	return netip.Addr{}, nil
-}
-
-// pass moves the frontier behind addr.
-func (s *stock) pass(addr netip.Addr) {
-	s.Frontier = addr.Next() // zero after the last address of a family
-	if s.Frontier.Compare(s.Last) > 0 {
-		s.Frontier = netip.Addr{}
-	}
-	s.changed = true
 }
 
 // isGone says that addr is not in the state never given.
