@@ -3,7 +3,10 @@ package e2e
 import (
 	"encoding/json"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -59,6 +62,33 @@ func demo(t *testing.T, args ...string) {
 	each := map[string]int{"web-1": 4, "web-2": 4, "web-3": 4}
 	want := map[string]map[string]int{"tcp": each, "udp": each, "sctp": each}
 	if diff := cmp.Diff(want, r.Spread); diff != "" {
+		t.Errorf("spread (-want +got):\n%s", diff)
+	}
+}
+
+// A proxy that does not live is a failed check with its own words, in time.
+func TestDemoFails(t *testing.T) {
+	broken := t.TempDir()
+	for _, program := range []string{"fairlead-cni", "fairlead-lab"} {
+		if err := os.Symlink(filepath.Join(programs.Dir(t), program), filepath.Join(broken, program)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script := "#!/bin/sh\necho no rules today >&2\nexit 3\n"
+	if err := os.WriteFile(filepath.Join(broken, "fairlead"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o := run(t, "demo", "-o", "json", "--bin-dir", broken)
+	var r report
+	if err := json.Unmarshal([]byte(o.stdout), &r); err != nil {
+		t.Fatalf("%v in %+v", err, o)
+	}
+	last := r.Checks[len(r.Checks)-1]
+	want := regexp.MustCompile(`^proxy of node-\d ended \(exit status 3\), its log ends:\nno rules today$`)
+	if o.code != 1 || r.OK || last.OK || !want.MatchString(last.Detail) {
+		t.Errorf("status %d, report %+v", o.code, r)
+	}
+	if diff := cmp.Diff(map[string]map[string]int{"tcp": {}, "udp": {}, "sctp": {}}, r.Spread); diff != "" {
 		t.Errorf("spread (-want +got):\n%s", diff)
 	}
 }
