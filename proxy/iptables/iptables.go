@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead/fairlead/proxy/conntrack"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
@@ -92,14 +93,28 @@ type family struct {
 	have Ruleset // what the kernel has; nil: unknown, it must be asked
 }
 
+// sync programs what changed. Flows that began under the old rules are looked at
+// after that, when no new one can begin.
 func (f *family) sync(ctx context.Context, t *service.Table, change service.Change) error {
+	first := f.have == nil
+	var err error
 	switch {
-	case f.have == nil || change.Node || slices.ContainsFunc(change.Frontends, f.concernsKey):
-		return f.become(ctx, Render(t, f.ipv6, f.opts))
+	case first || change.Node || slices.ContainsFunc(change.Frontends, f.concernsKey):
+		err = f.become(ctx, Render(t, f.ipv6, f.opts))
 	case slices.ContainsFunc(change.Pools, f.concernsPool):
-		return f.replacePools(ctx, t, change.Pools)
+		err = f.replacePools(ctx, t, change.Pools)
 	}
-	return nil
+	if err != nil || !first && !conntrack.Concerns(t, change) {
+		return err
+	}
+	gone := slices.DeleteFunc(slices.Clone(change.Frontends), func(key service.Key) bool {
+		_, ok := t.Frontends[key]
+		return ok
+	})
+	if _, err = conntrack.Clean(t, f.ipv6, gone); err != nil {
+		f.have = nil
+	}
+	return err
 }
 
 func (f *family) concernsKey(key service.Key) bool    { return key.Addr.Is6() == f.ipv6 }

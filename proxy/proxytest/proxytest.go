@@ -50,39 +50,63 @@ func Run(t *testing.T, start func(context.Context) (proxy.Backend, error)) {
 			v := variant{ipv6, protocol}
 			t.Run(v.String(), func(t *testing.T) {
 				for _, b := range behaviours {
-					t.Run(b.name, func(t *testing.T) { w.try(t, b, v, backend) })
+					t.Run(b.name, func(t *testing.T) { newCluster(t, w, backend, v).try(t, b) })
 				}
+				t.Run("flows that last", func(t *testing.T) { newCluster(t, w, backend, v).lasting(t) })
 			})
 		}
 	}
 }
 
-// try goes through one behaviour, from a cluster without Services.
-func (w *world) try(t *testing.T, b behaviour, v variant, backend proxy.Backend) {
-	resolver := service.NewResolver(service.Config{NodeName: "n1"})
-	resolver.Apply(service.Update{Nodes: map[string]*service.Node{"n1": thisNode()}})
-	sync := func(change service.Change) {
-		err := w.node.Do(func() error { return backend.Sync(t.Context(), resolver.Table(), change) })
-		if err != nil {
-			t.Fatalf("sync: %v", err)
-		}
+// cluster is what a backend is told of in one variant, step by step.
+type cluster struct {
+	*world
+	variant
+	backend  proxy.Backend
+	resolver *service.Resolver
+}
+
+// newCluster has nothing but the node.
+func newCluster(t *testing.T, w *world, backend proxy.Backend, v variant) *cluster {
+	t.Helper()
+	c := &cluster{world: w, variant: v, backend: backend, resolver: service.NewResolver(service.Config{NodeName: "n1"})}
+	c.resolver.Apply(service.Update{Nodes: map[string]*service.Node{"n1": thisNode()}})
+	c.sync(t, service.Change{Node: true})
+	w.forgetFlows(t)
+	return c
+}
+
+func (c *cluster) sync(t *testing.T, change service.Change) {
+	t.Helper()
+	err := c.node.Do(func() error { return c.backend.Sync(t.Context(), c.resolver.Table(), change) })
+	if err != nil {
+		t.Fatalf("sync: %v", err)
 	}
-	sync(service.Change{Node: true})
+}
+
+// apply changes the cluster.
+func (c *cluster) apply(t *testing.T, objects ...object) {
+	t.Helper()
+	u := service.Update{Services: map[service.Name]*service.Service{}, Slices: map[service.Name]*service.Slice{}}
+	for _, o := range objects {
+		o(c.variant, &u)
+	}
+	c.sync(t, c.resolver.Apply(u))
+}
+
+// try goes through one behaviour.
+func (c *cluster) try(t *testing.T, b behaviour) {
 	for i, s := range b.steps {
-		u := service.Update{Services: map[service.Name]*service.Service{}, Slices: map[service.Name]*service.Slice{}}
-		for _, o := range s.objects {
-			o(v, &u)
-		}
-		sync(resolver.Apply(u))
-		w.forgetFlows(t)
+		c.apply(t, s.objects...)
+		c.forgetFlows(t)
 		for _, f := range s.flows {
-			to := netip.AddrPortFrom(f.to(v), f.port)
+			to := netip.AddrPortFrom(f.to(c.variant), f.port)
 			name := fmt.Sprintf("step %d, %s asks %s", i+1, f.from, to)
-			decision := resolver.Table().Lookup(service.Packet{Src: v.addr(f.from), Dst: to, Protocol: v.protocol})
+			decision := c.resolver.Table().Lookup(service.Packet{Src: c.addr(f.from), Dst: to, Protocol: c.protocol})
 			if diff := cmp.Diff(f.want, describe(decision)); diff != "" {
 				t.Errorf("%s: (-row +oracle)\n%s", name, diff)
 			}
-			if diff := cmp.Diff(seen(decision, f.from), w.observe(t, f.from, v, to, decision)); diff != "" {
+			if diff := cmp.Diff(seen(decision, f.from), c.observe(t, f.from, to, decision)); diff != "" {
 				t.Errorf("%s: (-oracle +packets)\n%s", name, diff)
 			}
 		}
@@ -134,7 +158,7 @@ func word(b netip.AddrPort, masqueraded bool) string {
 // or as "silence". Each of the backends that take turns must get exactly
 // flowsEach flows; else the word says how many it got. It looks at the oracle's
 // decision only to know how many flows to send and for how long to wait.
-func (w *world) observe(t *testing.T, from string, v variant, to netip.AddrPort, d service.Decision) string {
+func (c *cluster) observe(t *testing.T, from string, to netip.AddrPort, d service.Decision) string {
 	t.Helper()
 	flows, limit := max(len(d.Backends)*flowsEach, 1), patience
 	if d.Verdict == service.Pass || d.Verdict == service.Drop {
@@ -142,7 +166,7 @@ func (w *world) observe(t *testing.T, from string, v variant, to netip.AddrPort,
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	replies, err := w.ask(ctx, from, echo.Endpoint{Network: v.protocol.String(), Addr: to}, flows)
+	replies, err := c.ask(ctx, from, echo.Endpoint{Network: c.protocol.String(), Addr: to}, flows)
 	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):

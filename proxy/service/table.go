@@ -188,11 +188,8 @@ func (d Decision) Masquerades(b netip.AddrPort) bool {
 // Lookup is the specification of every backend: what becomes of a new flow that
 // starts with p.
 func (t *Table) Lookup(p Packet) Decision {
-	src, dst := p.Src.Unmap(), p.Dst.Addr().Unmap()
-	f, ok := t.Frontends[Key{dst, p.Dst.Port(), p.Protocol}]
-	if !ok && t.hasNodePorts(dst) {
-		f, ok = t.Frontends[Key{AnyNodeAddr(dst.Is6()), p.Dst.Port(), p.Protocol}]
-	}
+	src := p.Src.Unmap()
+	f, ok := t.Frontend(p.Dst, p.Protocol)
 	if !ok {
 		return Decision{Verdict: Pass}
 	}
@@ -210,6 +207,16 @@ func (t *Table) Lookup(p Packet) Decision {
 		masquerade: path.Masquerade,
 		src:        src,
 	}
+}
+
+// Frontend finds the frontend of a destination.
+func (t *Table) Frontend(dst netip.AddrPort, protocol Protocol) (Frontend, bool) {
+	addr := dst.Addr().Unmap()
+	f, ok := t.Frontends[Key{addr, dst.Port(), protocol}]
+	if !ok && t.hasNodePorts(addr) {
+		f, ok = t.Frontends[Key{AnyNodeAddr(addr.Is6()), dst.Port(), protocol}]
+	}
+	return f, ok
 }
 
 // Class tells what kind of sender has the address src.
