@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"bytes"
 	"net/netip"
 	"slices"
 	"time"
@@ -18,34 +17,30 @@ type book struct {
 
 func openBook(tx Tx) (*book, error) {
 	b := &book{tx: tx}
-	key := []byte{stockPrefix}
-	for {
-		k, v, err := tx.Seek(key)
-		if err != nil || !bytes.HasPrefix(k, []byte{stockPrefix}) {
-			return b, err
-		}
+	err := each(tx, []byte{stockPrefix}, func(k, v []byte) error {
 		s, err := parseStock(k, v)
-		if err != nil {
-			return nil, err
-		}
 		b.stocks = append(b.stocks, s)
-		key = append(k, 0) // the least key after k
-	}
+		return err
+	})
+	return b, err
 }
 
 // adopt makes the book fit a configuration and returns the stocks of each set.
-// A range that is new gets a stock; the stock of a range that is gone goes when
-// nobody holds an address of it any more.
-func (b *book) adopt(sets []Set) ([][]*stock, error) {
-	what := reserved(sets)
-	adopted := make([][]*stock, len(sets))
-	current := map[*stock]bool{}
-	for i, set := range sets {
-		for _, r := range set {
-			s := b.stockOf(r, what)
-			adopted[i] = append(adopted[i], s)
-			current[s] = true
+// A range that is new gets a stock, in which addresses that are cooling in
+// another go on cooling; the stock of a range that is gone goes when nobody holds
+// an address of it any more and all have cooled down.
+func (b *book) adopt(sets []Set, cooldown time.Duration, now time.Time) ([][]*stock, error) {
+	known := len(b.stocks)
+	adopted := b.match(sets)
+	for _, s := range b.stocks[known:] {
+		if err := s.inherit(b.tx, b.stocks[:known], now); err != nil {
+			return nil, err
 		}
+	}
+	current := map[*stock]bool{}
+	for _, s := range slices.Concat(adopted...) {
+		s.setCooldown(cooldown)
+		current[s] = true
 	}
 	var kept []*stock
 	for _, s := range b.stocks {
@@ -53,7 +48,7 @@ func (b *book) adopt(sets []Set) ([][]*stock, error) {
 		switch {
 		case err != nil:
 			return nil, err
-		case used || current[s]:
+		case used || current[s] || s.Newest > s.cooled(now):
 			kept = append(kept, s)
 		default:
 			if err := s.forget(b.tx); err != nil {
@@ -63,6 +58,19 @@ func (b *book) adopt(sets []Set) ([][]*stock, error) {
 	}
 	b.stocks = kept
 	return adopted, nil
+}
+
+// match returns the stocks of each set. It begins those that the book does not
+// have and writes nothing.
+func (b *book) match(sets []Set) [][]*stock {
+	what := reserved(sets)
+	matched := make([][]*stock, len(sets))
+	for i, set := range sets {
+		for _, r := range set {
+			matched[i] = append(matched[i], b.stockOf(r, what))
+		}
+	}
+	return matched
 }
 
 // stockOf finds the stock of a range or begins it.
@@ -143,17 +151,19 @@ func (b *book) hold(addr netip.Addr, owner Owner) error {
 	return b.tx.Put(addrKey(addr), []byte(ownerText(owner)))
 }
 
-// free ends the hold on addr: from now on it is the one freed last.
-func (b *book) free(addr netip.Addr, now time.Time) error {
+// free ends the hold on addr: from now on it is the one freed last. It returns
+// the highest position that addr has in a queue.
+func (b *book) free(addr netip.Addr, now time.Time) (highest int64, err error) {
 	for _, s := range b.stocks {
-		if !s.contains(addr) || slices.Contains(s.KeptOut, addr) {
+		if !s.canGive(addr) {
 			continue
 		}
-		if err := s.push(b.tx, addr, now); err != nil {
-			return err
+		if err := s.push(b.tx, addr, now.UnixNano()); err != nil {
+			return 0, err
 		}
+		highest = max(highest, s.Newest)
 	}
-	return b.tx.Delete(addrKey(addr))
+	return highest, b.tx.Delete(addrKey(addr))
 }
 
 // save writes the stocks that changed.

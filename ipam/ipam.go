@@ -11,6 +11,10 @@
 // conntrack entry meets a new pod under an old address: for that a range gives
 // its never-given addresses first and the longest freed ones after them. Both
 // cost a few look-ups, whatever is held.
+//
+// So an address that is cooling, freed less than the configured cooldown ago, is
+// given only when nothing else is left. Two owners are excepted: who requests the
+// address by name, and the pod that it was freed by and sticks to (sticky.go).
 package ipam
 
 import (
@@ -38,6 +42,8 @@ type Lease struct {
 	Pod   string       `json:"pod,omitempty"`   // namespace/name, "" outside Kubernetes
 	Boot  string       `json:"boot"`            // boot of the kernel in which the lease began
 	Since time.Time    `json:"since"`
+	// Sticky says that the pod, by its name, is to get Addrs again.
+	Sticky bool `json:"sticky,omitempty"`
 }
 
 // Request asks for one address of each set.
@@ -47,8 +53,11 @@ type Request struct {
 	// Wanted are the addresses to give; a set that contains none of them gives
 	// one of its choice.
 	Wanted []netip.Addr
-	Boot   string // the running boot
-	Now    time.Time
+	Sticky bool // prefer what the pod of this name had before
+	// Cooldown is how long an address that was freed is better not given.
+	Cooldown time.Duration
+	Boot     string // the running boot
+	Now      time.Time
 }
 
 // Address is one address of a lease as an interface needs it.
@@ -80,11 +89,16 @@ func Allocate(tx Tx, sets []Set, req Request) ([]Address, error) {
 	if err != nil {
 		return nil, err
 	}
-	stocks, err := b.adopt(sets)
+	stocks, err := b.adopt(sets, req.Cooldown, req.Now)
 	if err != nil {
 		return nil, err
 	}
-	lease = Lease{Owner: req.Owner, Netns: req.Netns, Pod: req.Pod, Boot: req.Boot, Since: req.Now}
+	if req.Sticky {
+		if err := recall(tx, req, stocks, wanted); err != nil {
+			return nil, err
+		}
+	}
+	lease = Lease{Owner: req.Owner, Netns: req.Netns, Pod: req.Pod, Boot: req.Boot, Since: req.Now, Sticky: req.Sticky}
 	given := make([]Address, len(sets))
 	for i, set := range sets {
 		addr, err := b.give(stocks[i], wanted[i], req.Owner)
@@ -115,8 +129,16 @@ func Release(tx Tx, owner Owner, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	freed := now.UnixNano()
 	for _, addr := range lease.Addrs {
-		if err := b.free(addr, now); err != nil {
+		position, err := b.free(addr, now)
+		if err != nil {
+			return err
+		}
+		freed = max(freed, position)
+	}
+	if lease.Sticky && lease.Pod != "" {
+		if err := remember(tx, lease, freed); err != nil {
 			return err
 		}
 	}
@@ -131,8 +153,8 @@ func Release(tx Tx, owner Owner, now time.Time) error {
 // so this is one comparison when there is nothing to do and an empty store
 // otherwise. Every transaction that writes begins with it.
 func Reclaim(tx Tx, boot string) error {
-	stored, err := get(tx, bootKey)
-	if err != nil || string(stored) == boot {
+	current, err := isOfBoot(tx, boot)
+	if err != nil || current {
 		return err
 	}
 	for _, prefix := range ofBoot {
@@ -150,6 +172,10 @@ func Held(tx Tx, owner Owner) (Lease, error) {
 	if err != nil || text == nil {
 		return Lease{}, err
 	}
+	return parseLease(owner, text)
+}
+
+func parseLease(owner Owner, text []byte) (Lease, error) {
 	var lease Lease
 	if err := json.Unmarshal(text, &lease); err != nil {
 		return Lease{}, fmt.Errorf("decode lease of %s: %w", owner, err)

@@ -87,6 +87,10 @@ type desk struct {
 	tx   memory
 	sets []Set
 	now  time.Time
+
+	cooldown time.Duration
+	pod      string
+	sticky   bool
 }
 
 func newDesk(t *testing.T, sets ...Set) *desk {
@@ -98,7 +102,10 @@ func (d *desk) allocate(id string, wanted ...string) (string, error) {
 	d.now = d.now.Add(time.Second)
 	var given []Address
 	err := d.tx.try(func(tx Tx) (err error) {
-		given, err = Allocate(tx, d.sets, Request{Owner: Owner{id, "eth0"}, Wanted: addrs(wanted...), Now: d.now})
+		given, err = Allocate(tx, d.sets, Request{
+			Owner: Owner{id, "eth0"}, Wanted: addrs(wanted...), Now: d.now,
+			Cooldown: d.cooldown, Pod: d.pod, Sticky: d.sticky,
+		})
 		return err
 	})
 	d.tx.verify(d.t)

@@ -57,13 +57,12 @@ func (m memory) verify(t *testing.T) {
 	t.Helper()
 	held := m.withPrefix(addrPrefix)
 	m.verifyLeases(t, held)
-	stocks, queues := 0, 0
+	queues := 0
 	for key, text := range m.withPrefix(stockPrefix) {
 		s, err := parseStock([]byte("r"+key), []byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
-		stocks++
 		queues += m.verifyStock(t, s, held)
 	}
 	if n := len(m.withPrefix(queuePrefix)); n != queues {
@@ -72,8 +71,12 @@ func (m memory) verify(t *testing.T) {
 	if n := len(m.withPrefix(positionPrefix)); n != queues {
 		t.Fatalf("%d positions for %d addresses queued", n, queues)
 	}
-	if stocks == 0 && len(held) > 0 {
-		t.Fatalf("%d addresses held of no stock", len(held))
+	found, err := Verify(m, m[string(bootKey)])
+	if err != nil || len(found) > 0 {
+		t.Fatalf("Verify found %q and error %v", found, err)
+	}
+	if n, want := len(m.withPrefix(expiryPrefix)), len(m.withPrefix(formerPrefix)); n != want {
+		t.Fatalf("%d pods are remembered and %d are to be forgotten", want, n)
 	}
 }
 

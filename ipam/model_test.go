@@ -156,13 +156,15 @@ func FuzzModel(f *testing.F) {
 // sameAddrs compares addresses, and takes none for nil.
 var sameAddrs = cmp.Options{cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })}
 
-// FuzzConfigs changes the configuration between operations. Whatever is done in
+// FuzzConfigs changes the configuration between operations, also cooldown and
+// sticky. Whatever is done in
 // whatever order, no address has two owners, none is lost, and the current
 // configuration's addresses can all be given.
 func FuzzConfigs(f *testing.F) {
 	f.Add([]byte("c0a1a2c1a3a4c2r1r3c0a1a5r2a6"))
 	f.Add([]byte("c0a1a2a3c2a4r1r2r3")) // an address that is held becomes a gateway
 	f.Add([]byte("c3a1c1a2a3a4a5r1c3a1r1c0r2a1c3a9"))
+	f.Add([]byte("s1s2s3r1r2c1s1s4c2r3s2r1c0s1r4s3"))
 	wide4 := small4
 	wide4.Last = netip.MustParseAddr("10.0.0.4")
 	other4 := small4
@@ -183,7 +185,10 @@ func FuzzConfigs(f *testing.F) {
 				}
 			default:
 				_ = tx.try(func(tx Tx) error {
-					_, err := Allocate(tx, sets, Request{Owner: owner(arg % 16), Now: now})
+					_, err := Allocate(tx, sets, Request{
+						Owner: owner(arg % 16), Now: now, Cooldown: time.Duration(arg%8) * time.Second,
+						Pod: fmt.Sprint(arg % 4), Sticky: op == 's',
+					})
 					return err
 				})
 			}

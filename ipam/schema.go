@@ -32,9 +32,12 @@ const Schema = 1
 //	r ID                     → stock, as JSON: what a range has left
 //	q ID POSITION            → ADDR    freed addresses of a range, longest freed first
 //	p ID ADDR                → POSITION of ADDR in that queue
+//	s POD NUL IFNAME         → former, as JSON: what a sticky pod had
+//	t FREED POD NUL IFNAME   → nothing: those pods, the one that went first first
+//	i CONTAINER NUL IFNAME   → nothing: a lease that was imported, in whatever boot
 //
 // ADDR is the number of bits of the family, in one byte, and the address; ID has
-// four bytes and POSITION eight. Every address of a stock is in one of three
+// four bytes, POSITION and FREED have eight. Every address of a stock is in one of three
 // states: held (it has an a key), freed (a q and a p key), or never given (none).
 const (
 	leasePrefix    = 'l'
@@ -42,12 +45,15 @@ const (
 	stockPrefix    = 'r'
 	queuePrefix    = 'q'
 	positionPrefix = 'p'
+	formerPrefix   = 's'
+	expiryPrefix   = 't'
+	importedPrefix = 'i'
 )
 
 var (
 	bootKey = []byte{'b'}
 	// ofBoot are the prefixes of what does not outlive a boot.
-	ofBoot = []byte{leasePrefix, addrPrefix, stockPrefix, queuePrefix, positionPrefix}
+	ofBoot = []byte{leasePrefix, addrPrefix, stockPrefix, queuePrefix, positionPrefix, formerPrefix, expiryPrefix}
 )
 
 func ownerText(o Owner) string { return o.ContainerID + "\x00" + o.IfName }
@@ -79,6 +85,32 @@ func idKey(prefix byte, id uint32) []byte {
 	return binary.BigEndian.AppendUint32([]byte{prefix}, id)
 }
 
+// each calls f with every pair whose key begins with prefix, in order; f may
+// delete the pair.
+func each(tx Tx, prefix []byte, f func(k, v []byte) error) error {
+	return eachFrom(tx, prefix, prefix, f)
+}
+
+// eachFrom is each, beginning at key.
+func eachFrom(tx Tx, key, prefix []byte, f func(k, v []byte) error) error {
+	for {
+		k, v, err := tx.Seek(key)
+		if err != nil || !bytes.HasPrefix(k, prefix) {
+			return err
+		}
+		key = append(bytes.Clone(k), 0) // the least key after k
+		if err := f(k, v); err != nil {
+			return err
+		}
+	}
+}
+
+// isOfBoot says that what the store has is of the boot.
+func isOfBoot(tx Tx, boot string) (bool, error) {
+	stored, err := get(tx, bootKey)
+	return string(stored) == boot, err
+}
+
 // get returns the value of a key, nil when it is absent.
 func get(tx Tx, key []byte) ([]byte, error) {
 	k, v, err := tx.Seek(key)
@@ -95,17 +127,5 @@ func has(tx Tx, key []byte) (bool, error) {
 
 // deleteAll removes every key that begins with prefix.
 func deleteAll(tx Tx, prefix []byte) error {
-	key := prefix
-	for {
-		// Seeking from the key just removed, not from the prefix, lands behind
-		// what is already gone.
-		k, _, err := tx.Seek(key)
-		if err != nil || !bytes.HasPrefix(k, prefix) {
-			return err
-		}
-		if err := tx.Delete(k); err != nil {
-			return err
-		}
-		key = k
-	}
+	return each(tx, prefix, func(k, _ []byte) error { return tx.Delete(k) })
 }

@@ -29,6 +29,8 @@ type stock struct {
 	// clock did not move on. So positions count up, whatever the clock does, and
 	// compare between stocks as long as it behaves.
 	Newest int64 `json:"newest"`
+	// Cooldown is what the configuration said last.
+	Cooldown time.Duration `json:"cooldown"`
 
 	id      uint32
 	changed bool
@@ -36,6 +38,12 @@ type stock struct {
 
 func (s *stock) contains(addr netip.Addr) bool {
 	return s.First.Compare(addr) <= 0 && addr.Compare(s.Last) <= 0
+}
+
+// canGive says that addr is one of those that the stock gives, now or when it is
+// free.
+func (s *stock) canGive(addr netip.Addr) bool {
+	return s.contains(addr) && !slices.Contains(s.KeptOut, addr)
 }
 
 func (s *stock) isOf(r Range, keptOut []netip.Addr) bool {
@@ -79,17 +87,13 @@ func (s *stock) oldest(tx Tx) (netip.Addr, int64, error) {
 	if err != nil || !bytes.HasPrefix(k, prefix) {
 		return netip.Addr{}, 0, err
 	}
-	addr, err := parseAddr(v)
-	if err != nil {
-		return netip.Addr{}, 0, err
-	}
-	position, err := parsePosition(k[len(prefix):])
-	return addr, position, err
+	q, err := parseQueued(k[len(prefix):], v)
+	return q.addr, q.position, err
 }
 
-// push puts a freed address at the end of the queue.
-func (s *stock) push(tx Tx, addr netip.Addr, now time.Time) error {
-	s.Newest = max(now.UnixNano(), s.Newest+1)
+// push puts an address that was freed at that moment at the end of the queue.
+func (s *stock) push(tx Tx, addr netip.Addr, moment int64) error {
+	s.Newest = max(moment, s.Newest+1)
 	s.changed = true
 	if err := tx.Put(s.queueKey(s.Newest), appendAddr(nil, addr)); err != nil {
 		return err
@@ -97,14 +101,19 @@ func (s *stock) push(tx Tx, addr netip.Addr, now time.Time) error {
 	return tx.Put(s.positionKey(addr), binary.BigEndian.AppendUint64(nil, uint64(s.Newest)))
 }
 
-// remove takes an address out of the queue if it is there.
-func (s *stock) remove(tx Tx, addr netip.Addr) error {
+// position is the place of an address in the queue, 0 when it is not there.
+func (s *stock) position(tx Tx, addr netip.Addr) (int64, error) {
 	text, err := get(tx, s.positionKey(addr))
 	if err != nil || text == nil {
-		return err
+		return 0, err
 	}
-	position, err := parsePosition(text)
-	if err != nil {
+	return parsePosition(text)
+}
+
+// remove takes an address out of the queue if it is there.
+func (s *stock) remove(tx Tx, addr netip.Addr) error {
+	position, err := s.position(tx, addr)
+	if err != nil || position == 0 {
 		return err
 	}
 	if err := tx.Delete(s.queueKey(position)); err != nil {
@@ -139,6 +148,14 @@ func (s *stock) queueKey(position int64) []byte {
 
 func (s *stock) positionKey(addr netip.Addr) []byte {
 	return appendAddr(idKey(positionPrefix, s.id), addr)
+}
+
+func parseQueued(position, addr []byte) (q queued, err error) {
+	if q.addr, err = parseAddr(addr); err != nil {
+		return q, err
+	}
+	q.position, err = parsePosition(position)
+	return q, err
 }
 
 func parsePosition(text []byte) (int64, error) {
