@@ -98,6 +98,9 @@ func eachFrom(tx Tx, key, prefix []byte, f func(k, v []byte) error) error {
 		if err != nil || !bytes.HasPrefix(k, prefix) {
 			return err
 		}
+		if bytes.Compare(k, key) < 0 { // a damaged store: this would never end
+			return fmt.Errorf("find key % x: the one found is % x, which is before it", key, k)
+		}
 		key = append(bytes.Clone(k), 0) // the least key after k
 		if err := f(k, v); err != nil {
 			return err

@@ -19,8 +19,6 @@ import (
 	"github.com/fairlead/fairlead/ipam/disk"
 )
 
-const defaultDataDir = "/var/lib/cni/fairlead"
-
 // storeConf is the part of a network's configuration that every verb reads.
 type storeConf struct {
 	CNIVersion string          `json:"cniVersion"`
@@ -39,7 +37,7 @@ func openStore(stdin []byte) (*disk.Store, storeConf, error) {
 		return nil, conf, err
 	}
 	if conf.IPAM.DataDir == "" {
-		conf.IPAM.DataDir = defaultDataDir
+		conf.IPAM.DataDir = disk.DefaultDir
 	}
 	if !filepath.IsAbs(conf.IPAM.DataDir) {
 		return nil, conf, invalid("ipam.dataDir", "%q is not allowed: it must be an absolute path", conf.IPAM.DataDir)

@@ -16,9 +16,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -43,12 +41,7 @@ type Plugin struct {
 }
 
 // New returns the plugin of this machine.
-func New() *Plugin { return &Plugin{BootID: bootID, Now: time.Now} }
-
-func bootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(id)), err
-}
+func New() *Plugin { return &Plugin{BootID: disk.BootID, Now: time.Now} }
 
 // Add gives the attachment (args.ContainerID, args.IfName) one address of each
 // range set and returns them with their gateways, the configured routes and the

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/ipam"
+	"github.com/fairlead/fairlead/ipam/flock"
 )
 
 // create makes the store's file if it is not there. It is made under another
@@ -29,7 +30,7 @@ func create(ctx context.Context, path string) error {
 		return fmt.Errorf("create store: %w", err)
 	}
 	defer func() { _ = d.Close() }()
-	if err := lock(ctx, d, unix.LOCK_EX); err != nil {
+	if err := flock.Lock(ctx, d, unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock directory %s: %w", dir, err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {

@@ -15,11 +15,40 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/utils"
 
 	"github.com/fairlead/fairlead/ipam"
 )
+
+// DefaultDir is where the stores of a node are.
+const DefaultDir = "/var/lib/cni/fairlead"
+
+const suffix = ".db"
+
+// Networks returns the names of the networks that have a store in dataDir, sorted.
+// There is none in a directory that does not exist.
+func Networks(dataDir string) ([]string, error) {
+	files, err := os.ReadDir(dataDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("find stores: %w", err)
+	}
+	var names []string
+	for _, file := range files {
+		name, ours := strings.CutSuffix(file.Name(), suffix)
+		if ours && utils.ValidateNetworkName(name) == nil {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// BootID names the running boot of the kernel, to which rows belong.
+func BootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id)), err
+}
 
 // Store is the file of one network. Nothing of it is open between calls.
 type Store struct {
@@ -32,7 +61,7 @@ func New(dataDir, network string) (*Store, error) {
 	if err := utils.ValidateNetworkName(network); err != nil {
 		return nil, fmt.Errorf("network name %q is not allowed: it must be letters, digits and _.-, of which the first is a letter or digit", network)
 	}
-	return &Store{path: filepath.Join(dataDir, network+".db")}, nil
+	return &Store{path: filepath.Join(dataDir, network+suffix)}, nil
 }
 
 // Exists says whether a transaction ever made the file.
@@ -62,6 +91,16 @@ func (s *Store) Update(ctx context.Context, f func(ipam.Tx) error) error {
 // Update.
 func (s *Store) View(ctx context.Context, f func(ipam.Tx) error) error {
 	return s.withFile(ctx, os.O_RDONLY, func(file *file) error { return file.view(f) })
+}
+
+// Check reads all of the file and returns a sentence for each page that is not as
+// it should be. For the rest it is as View.
+func (s *Store) Check(ctx context.Context) (found []string, err error) {
+	err = s.withFile(ctx, os.O_RDONLY, func(file *file) error {
+		found, err = file.check()
+		return err
+	})
+	return found, err
 }
 
 func (s *Store) withFile(ctx context.Context, mode int, f func(*file) error) error {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -325,7 +326,7 @@ func TestRandomDamage(t *testing.T) {
 	}
 	good := contents(t, s.path)
 	random := rand.New(rand.NewPCG(1, 2))
-	refused := 0
+	refused, noticed := 0, 0
 	for range 200 {
 		bad := bytes.Clone(good)
 		at := random.IntN(len(bad) - 64)
@@ -333,13 +334,52 @@ func TestRandomDamage(t *testing.T) {
 			bad[at+i] = byte(random.Uint32())
 		}
 		overwrite(t, s.path, bad)
+		if found, err := s.Check(t.Context()); err != nil || len(found) > 0 {
+			noticed++
+		}
 		if _, err := add(t.Context(), s, net4, owner("x")); err != nil {
 			refused++
 			continue
 		}
 		_ = del(t.Context(), s, owner("pod50"))
 	}
-	if refused == 0 {
-		t.Error("no damage was noticed")
+	if refused == 0 || noticed < refused {
+		t.Errorf("of 200 damaged files %d were refused and %d noticed by Check", refused, noticed)
+	}
+}
+
+func TestCheckOfASoundFile(t *testing.T) {
+	s := fill(t, net4, 2000)
+	for i := range 500 {
+		if err := s.Update(t.Context(), func(tx ipam.Tx) error {
+			return ipam.Release(tx, owner(fmt.Sprintf("%064x", 3*i)), fixed)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := contents(t, s.path)
+	found, err := s.Check(t.Context())
+	if err != nil || len(found) > 0 {
+		t.Errorf("found %q and error %v", found, err)
+	}
+	if !bytes.Equal(before, contents(t, s.path)) {
+		t.Error("the file changed")
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	dir := t.TempDir()
+	if got, err := Networks(filepath.Join(dir, "nowhere")); len(got) > 0 || err != nil {
+		t.Errorf("of no directory: got %q and error %v", got, err)
+	}
+	for _, name := range []string{"pods.db", "macvlan.2.db", "new.db.new", "notes", ".db", "a b.db"} {
+		overwrite(t, filepath.Join(dir, name), nil)
+	}
+	got, err := Networks(dir)
+	if want := []string{"macvlan.2", "pods"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q and error %v, want %q", got, err, want)
+	}
+	if _, err := Networks(filepath.Join(dir, "notes")); err == nil {
+		t.Error("a file was taken for a directory")
 	}
 }

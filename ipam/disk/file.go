@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/ipam"
+	"github.com/fairlead/fairlead/ipam/flock"
 )
 
 // The buckets of the file: rows is the map that ipam.Tx is of; about has one
@@ -43,6 +44,9 @@ func open(ctx context.Context, path string, mode int) (*file, error) {
 	options := &bbolt.Options{
 		ReadOnly:     mode == os.O_RDONLY,
 		NoStatistics: true,
+		// A writer needs the list of free pages; a reader takes it for a sign of
+		// damage that would stop the next writer.
+		PreLoadFreelist: true,
 		OpenFile: func(path string, _ int, _ os.FileMode) (opened *os.File, err error) {
 			f.os, err = openLocked(ctx, path, mode)
 			return f.os, err
@@ -85,7 +89,7 @@ func lockStore(ctx context.Context, f *os.File, mode int) error {
 	if mode == os.O_RDONLY {
 		how = unix.LOCK_SH // what bbolt will ask for, and changing a lock is not atomic
 	}
-	if err := lock(ctx, f, how); err != nil {
+	if err := flock.Lock(ctx, f, how); err != nil {
 		return fmt.Errorf("lock store %s: %w", f.Name(), err)
 	}
 	locked, err := f.Stat()
@@ -117,7 +121,7 @@ func (f *file) close() {
 // abandon gives up what bbolt did not close itself. The lock goes by name: the
 // mapping, which stays, keeps the file open and would keep it locked.
 func (f *file) abandon() {
-	_ = flock(f.os, unix.LOCK_UN)
+	_ = flock.Unlock(f.os)
 	_ = f.os.Close()
 }
 
@@ -133,6 +137,25 @@ func (f *file) guard(call func() error) (err error) {
 		}
 	}()
 	return call()
+}
+
+// check looks at every page of the file and returns what it finds wrong.
+func (f *file) check() (found []string, err error) {
+	t, err := f.begin(false)
+	if err != nil {
+		return nil, err
+	}
+	defer t.rollback()
+	// bbolt checks in a goroutine of its own, where nothing guards it: so every
+	// page is read here before.
+	err = f.guard(func() error { return t.rows.ForEach(func(_, _ []byte) error { return nil }) })
+	if err != nil {
+		return nil, err
+	}
+	for fault := range t.bolt.Check() { // to the end: bbolt waits for its reader
+		found = append(found, fault.Error())
+	}
+	return found, nil
 }
 
 func (f *file) view(do func(ipam.Tx) error) error {

@@ -1,4 +1,7 @@
-package disk
+// Package flock is flock(2), waited for with a context: the lock by which the
+// processes of a node take turns on a file. It knows nothing of what is in the
+// file.
+package flock
 
 import (
 	"context"
@@ -9,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock waits for the lock of an open file or directory, shared or exclusive
+// Lock waits for the lock of an open file or directory, shared or exclusive
 // (unix.LOCK_SH, LOCK_EX). Closing f gives it back, and so does the end of the
-// process.
-func lock(ctx context.Context, f *os.File, how int) error {
+// process. The error wraps that of ctx when it is done first.
+func Lock(ctx context.Context, f *os.File, how int) error {
 	err := flock(f, how|unix.LOCK_NB)
 	if !errors.Is(err, unix.EWOULDBLOCK) {
 		return err
@@ -29,6 +32,9 @@ func lock(ctx context.Context, f *os.File, how int) error {
 		return fmt.Errorf("another process has it: %w", ctx.Err())
 	}
 }
+
+// Unlock gives the lock back before f is closed.
+func Unlock(f *os.File) error { return flock(f, unix.LOCK_UN) }
 
 // flock keeps f open while the system call lasts, whoever closes it.
 func flock(f *os.File, how int) error {
