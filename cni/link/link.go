@@ -30,6 +30,7 @@ var (
 // NS is a network namespace, held open. It is for one goroutine.
 type NS struct {
 	file    netns.NsHandle
+	own     bool // the calling thread is in it
 	netlink *netlink.Handle
 	raw     *nl.SocketHandle // for requests that netlink has no call for; nil until the first
 }
@@ -40,7 +41,7 @@ func Host() (*NS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the network namespace of this process: %w", err)
 	}
-	return open(file)
+	return open(file, true)
 }
 
 // Open opens the network namespace at path, as a runtime names a pod's. The
@@ -57,7 +58,7 @@ func Open(path string) (*NS, error) {
 		_ = file.Close()
 		return nil, fmt.Errorf("open %s: %w", path, ErrNoNamespace)
 	}
-	ns, err := open(file)
+	ns, err := open(file, false)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
 	}
@@ -65,13 +66,23 @@ func Open(path string) (*NS, error) {
 }
 
 // open owns file from here on.
-func open(file netns.NsHandle) (*NS, error) {
-	handle, err := netlink.NewHandleAt(file, unix.NETLINK_ROUTE)
+func open(file netns.NsHandle, own bool) (*NS, error) {
+	ns := &NS{file: file, own: own}
+	handle, err := netlink.NewHandleAt(ns.target(), unix.NETLINK_ROUTE)
 	if err != nil {
 		_ = file.Close()
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &NS{file: file, netlink: handle}, nil
+	ns.netlink = handle
+	return ns, nil
+}
+
+// target is where netlink has to go for a socket: nowhere if it is there.
+func (ns *NS) target() netns.NsHandle {
+	if ns.own {
+		return netns.None()
+	}
+	return ns.file
 }
 
 // Close gives the namespace back, and the lock on it with it.
@@ -118,6 +129,9 @@ func (ns *NS) Lock(kind Lock) error {
 // do runs f on a thread that is inside the namespace: the files below
 // /proc/sys/net are those of the namespace of the thread that opens them.
 func (ns *NS) do(f func() error) error {
+	if ns.own {
+		return f()
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	home, err := netns.Get()
@@ -141,7 +155,7 @@ func (ns *NS) do(f func() error) error {
 // request starts a netlink message that netlink itself cannot make.
 func (ns *NS) request(kind, flags int) (*nl.NetlinkRequest, error) {
 	if ns.raw == nil {
-		socket, err := nl.GetNetlinkSocketAt(ns.file, netns.None(), unix.NETLINK_ROUTE)
+		socket, err := nl.GetNetlinkSocketAt(ns.target(), netns.None(), unix.NETLINK_ROUTE)
 		if err != nil {
 			return nil, fmt.Errorf("open netlink socket: %w", err)
 		}

@@ -23,7 +23,7 @@ func (ns *NS) WaitRunning(name string, limit time.Duration) (Device, error) {
 	if err != nil || d.Running {
 		return d, err
 	}
-	news, err := nl.SubscribeAt(ns.file, netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	news, err := nl.SubscribeAt(ns.target(), netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	if err != nil {
 		return Device{}, fmt.Errorf("listen to news of interfaces: %w", err)
 	}
