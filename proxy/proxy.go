@@ -34,6 +34,22 @@ type Backend interface {
 	Cleanup(ctx context.Context) error
 }
 
+// Observer is told what the loop does.
+type Observer interface {
+	// News: there is something that the kernel does not have yet.
+	News(u service.Update)
+	// Synced: the kernel agrees with t, which differed by change. It took took.
+	Synced(t *service.Table, change service.Change, took time.Duration)
+	// Failed: the kernel may not agree with the Table.
+	Failed(err error)
+}
+
+// HealthChecks answers load balancers.
+type HealthChecks interface {
+	// Sync makes checks those that are answered.
+	Sync(ctx context.Context, checks map[service.Name]service.HealthCheck) error
+}
+
 // After a Sync that failed the next one waits retryMin, and twice as long with
 // each further failure, up to retryMax. News is never kept waiting by it.
 const (
@@ -47,6 +63,9 @@ type Proxy struct {
 	Resolver *service.Resolver
 	Backend  Backend
 	Log      *slog.Logger
+
+	Observers    []Observer
+	HealthChecks HealthChecks // nil: nobody asks
 
 	reported map[service.Conflict]bool // conflicts that were logged and last
 }
@@ -68,18 +87,41 @@ func (p *Proxy) Run(ctx context.Context) error {
 		change := p.Resolver.Apply(news.Update)
 		p.reportConflicts()
 		if synced && change.Empty() {
+			p.tell(func(o Observer) { o.News(news.Update); o.Synced(p.Resolver.Table(), change, 0) })
 			continue
 		}
+		p.tell(func(o Observer) { o.News(news.Update) })
 		started := time.Now()
 		err = p.Backend.Sync(ctx, p.Resolver.Table(), change)
 		synced = err == nil
 		if synced {
 			retry = 0
-			p.logSync(change, time.Since(started))
+			p.done(ctx, change, time.Since(started))
 		} else if ctx.Err() == nil {
 			retry = min(max(2*retry, retryMin), retryMax)
 			p.Log.Error("sync failed, trying again", "error", err, "in", retry)
+			p.tell(func(o Observer) { o.Failed(err) })
 		}
+	}
+}
+
+// done is what follows when the kernel agrees with the Table.
+func (p *Proxy) done(ctx context.Context, change service.Change, took time.Duration) {
+	t := p.Resolver.Table()
+	p.Log.Info("synced", "frontends", len(t.Frontends), "pools", len(t.Pools),
+		"frontends_changed", len(change.Frontends), "pools_changed", len(change.Pools), "took", took)
+	p.tell(func(o Observer) { o.Synced(t, change, took) })
+	if p.HealthChecks == nil {
+		return
+	}
+	if err := p.HealthChecks.Sync(ctx, t.HealthChecks); err != nil {
+		p.Log.Error("load balancers get no answer about some Services", "error", err)
+	}
+}
+
+func (p *Proxy) tell(what func(Observer)) {
+	for _, o := range p.Observers {
+		what(o)
 	}
 }
 
@@ -95,12 +137,6 @@ func (p *Proxy) next(ctx context.Context, retry time.Duration) (watch.News, erro
 		return watch.News{}, nil
 	}
 	return news, err
-}
-
-func (p *Proxy) logSync(change service.Change, took time.Duration) {
-	t := p.Resolver.Table()
-	p.Log.Info("synced", "frontends", len(t.Frontends), "pools", len(t.Pools),
-		"frontends_changed", len(change.Frontends), "pools_changed", len(change.Pools), "took", took)
 }
 
 // reportProblems logs what the source could not use, each thing once.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -57,6 +58,15 @@ func (r *recorder) Sync(_ context.Context, t *service.Table, change service.Chan
 
 func (*recorder) Cleanup(context.Context) error { return nil }
 
+// observed notes what an Observer is told.
+type observed struct{ words []string }
+
+func (o *observed) News(service.Update) { o.words = append(o.words, "news") }
+func (o *observed) Synced(t *service.Table, _ service.Change, _ time.Duration) {
+	o.words = append(o.words, fmt.Sprintf("synced %d", len(t.Frontends)))
+}
+func (o *observed) Failed(err error) { o.words = append(o.words, "failed: "+err.Error()) }
+
 func oneService(name string) service.Update {
 	n := service.Name{Namespace: "default", Name: name}
 	return service.Update{Services: map[service.Name]*service.Service{n: {
@@ -102,6 +112,50 @@ func TestRunSyncsWhatChanged(t *testing.T) {
 	if diff := cmp.Diff([]call{{0, 0, 0}, {0, 1, 1}}, calls); diff != "" {
 		t.Error(diff)
 	}
+}
+
+func TestObserversAndHealthChecks(t *testing.T) {
+	var o observed
+	checks := make(answered)
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		source := make(script)
+		p := Proxy{
+			Source: source, Resolver: service.NewResolver(service.Config{}), Backend: &recorder{fail: 1},
+			Log: slog.New(slog.DiscardHandler), Observers: []Observer{&o}, HealthChecks: checks,
+		}
+		ended := make(chan error)
+		go func() { ended <- p.Run(ctx) }()
+		u := oneService("a")
+		for _, svc := range u.Services {
+			svc.ExternalLocal, svc.HealthCheckPort = true, 30100
+		}
+		source <- u
+		time.Sleep(time.Second)
+		source <- oneService("a")
+		synctest.Wait()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	want := []string{"news", "failed: kernel says no", "news", "synced 1", "news", "synced 1"}
+	if diff := cmp.Diff(want, o.words); diff != "" {
+		t.Error(diff)
+	}
+	if _, ok := checks["default/a 30100"]; !ok {
+		t.Errorf("health checks: %v", checks)
+	}
+}
+
+// answered notes the health checks that are to be answered.
+type answered map[string]bool
+
+func (a answered) Sync(_ context.Context, checks map[service.Name]service.HealthCheck) error {
+	for name, check := range checks {
+		a[fmt.Sprint(name, " ", check.Port)] = true
+	}
+	return nil
 }
 
 func TestRunRetries(t *testing.T) {

@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/health"
 	"github.com/fairlead/fairlead/proxy/iptables"
 	"github.com/fairlead/fairlead/proxy/service"
 	"github.com/fairlead/fairlead/proxy/watch"
@@ -24,6 +26,7 @@ type proxyFlags struct {
 	clusterCIDRs []string
 	nodePorts    []string
 	logFormat    string
+	healthAddr   string
 	backendFlags
 }
 
@@ -59,6 +62,7 @@ has programmed stays and goes on working ('fairlead cleanup' removes it).`,
 	cmd.Flags().StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "ranges of all pods of the cluster (default: the pod CIDRs of this node's Node object)")
 	cmd.Flags().StringSliceVar(&f.nodePorts, "nodeport-addresses", []string{"primary"}, `which of the node's addresses node ports are on: ranges, or primary, or all`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
+	cmd.Flags().StringVar(&f.healthAddr, "healthz-bind-address", "0.0.0.0:10256", `where /healthz and /livez are answered; "" for nowhere`)
 	f.register(cmd)
 	return cmd
 }
@@ -87,8 +91,19 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 	for _, err := range backend.Missing() {
 		log.Warn("one address family is not served", "error", err)
 	}
+	monitor := health.NewMonitor(config.NodeName, time.Now)
+	stop, err := serve(ctx, "--healthz-bind-address", f.healthAddr, monitor.Handler())
+	if err != nil {
+		return err
+	}
+	defer stop()
+	checks := health.NewNodePorts(monitor.Healthy)
+	defer checks.Close()
 	log.Info("proxy starts", "version", version, "node", config.NodeName, "mode", f.mode, "backend", backend, "manifests", f.manifests)
-	p := proxy.Proxy{Source: source, Resolver: service.NewResolver(config), Backend: backend, Log: log}
+	p := proxy.Proxy{
+		Source: source, Resolver: service.NewResolver(config), Backend: backend, Log: log,
+		Observers: []proxy.Observer{monitor}, HealthChecks: checks,
+	}
 	err = p.Run(ctx)
 	log.Info("proxy ends; what is programmed stays")
 	return err

@@ -120,3 +120,16 @@ func addrs(from []endpoint) []netip.AddrPort {
 	}
 	return out
 }
+
+// localReady counts the addresses of this node's ready endpoints.
+func localReady(from []*Slice, here place) int {
+	found := map[netip.Addr]bool{}
+	for _, slice := range from {
+		for _, e := range slice.Endpoints {
+			if e.Ready && here.node != "" && e.Node == here.node {
+				found[e.Addr] = true
+			}
+		}
+	}
+	return len(found)
+}

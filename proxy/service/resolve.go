@@ -20,6 +20,7 @@ type rows struct {
 	frontends map[Key]Frontend
 	pools     map[PoolID]Pool
 	clashes   []Conflict // between two ports of the Service
+	check     HealthCheck
 }
 
 // resolve gives one Service its meaning. from are the slices of the Service.
@@ -30,6 +31,9 @@ func resolve(svc *Service, from []*Slice, here place) rows {
 	}
 	if !svc.Created.IsZero() {
 		out.created = svc.Created.UnixNano()
+	}
+	if svc.ExternalLocal && svc.HealthCheckPort != 0 {
+		out.check = HealthCheck{Port: svc.HealthCheckPort, Local: localReady(from, here)}
 	}
 	for _, port := range svc.Ports {
 		for _, ipv6 := range []bool{false, true} {

@@ -2,6 +2,7 @@ package service
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -234,7 +235,7 @@ func (w world) service(name Name) *Service {
 	svc := &Service{
 		Name: name, Created: time.Unix(int64(w.IntN(3)), 0),
 		InternalLocal: w.IntN(4) == 0, ExternalLocal: w.IntN(4) == 0,
-		Affinity: time.Duration(w.IntN(2)) * time.Hour,
+		Affinity: time.Duration(w.IntN(2)) * time.Hour, HealthCheckPort: uint16(w.IntN(2)),
 	}
 	if w.IntN(4) == 0 {
 		svc.LoadBalancerIPs = []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:1::1")}
@@ -306,6 +307,7 @@ func copyTable(t *Table) *Table {
 	for k, v := range t.Frontends {
 		c.Frontends[k] = v
 	}
+	c.HealthChecks = maps.Clone(t.HealthChecks)
 	c.Pools = map[PoolID]Pool{}
 	for k, v := range t.Pools {
 		c.Pools[k] = v
@@ -334,6 +336,14 @@ func differences(a, b *Table) Change {
 	for k := range pools {
 		c.Pools = append(c.Pools, k)
 	}
+	both := maps.Clone(a.HealthChecks)
+	maps.Copy(both, b.HealthChecks)
+	for name := range both {
+		if a.HealthChecks[name] != b.HealthChecks[name] {
+			c.HealthChecks = append(c.HealthChecks, name)
+		}
+	}
+	slices.SortFunc(c.HealthChecks, Name.Compare)
 	slices.SortFunc(c.Frontends, Key.Compare)
 	slices.SortFunc(c.Pools, PoolID.Compare)
 	return c

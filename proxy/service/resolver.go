@@ -63,6 +63,7 @@ func NewResolver(config Config) *Resolver {
 		table: Table{
 			Frontends:     map[Key]Frontend{},
 			Pools:         map[PoolID]Pool{},
+			HealthChecks:  map[Name]HealthCheck{},
 			PodCIDRs:      config.ClusterCIDRs,
 			NodePortCIDRs: config.NodePortCIDRs,
 		},
@@ -89,7 +90,7 @@ func (r *Resolver) Apply(u Update) Change {
 			dirty[name] = true
 		}
 	}
-	d := differ{frontends: map[Key]bool{}, pools: map[PoolID]bool{}}
+	d := differ{frontends: map[Key]bool{}, pools: map[PoolID]bool{}, checks: map[Name]bool{}}
 	for name := range dirty {
 		r.replace(name, &d)
 	}
@@ -97,6 +98,8 @@ func (r *Resolver) Apply(u Update) Change {
 		Frontends: slices.SortedFunc(maps.Keys(d.frontends), Key.Compare),
 		Pools:     slices.SortedFunc(maps.Keys(d.pools), PoolID.Compare),
 		Node:      node,
+
+		HealthChecks: slices.SortedFunc(maps.Keys(d.checks), Name.Compare),
 	}
 }
 
@@ -188,6 +191,7 @@ func (r *Resolver) here() place {
 type differ struct {
 	frontends map[Key]bool
 	pools     map[PoolID]bool
+	checks    map[Name]bool
 }
 
 // replace resolves one Service and puts its rows in the place of its former ones.
@@ -201,6 +205,14 @@ func (r *Resolver) replace(name Name, d *differ) {
 		delete(r.rows, name)
 	}
 	setMember(r.clashing, name, len(now.clashes) > 0)
+	if old.check != now.check {
+		d.checks[name] = true
+	}
+	if now.check == (HealthCheck{}) {
+		delete(r.table.HealthChecks, name)
+	} else {
+		r.table.HealthChecks[name] = now.check
+	}
 	for id, pool := range now.pools {
 		if before, ok := r.table.Pools[id]; !ok || !before.equal(pool) {
 			r.table.Pools[id] = pool

@@ -66,6 +66,9 @@ type Service struct {
 	// InternalLocal and ExternalLocal are the traffic policies "Local": of flows
 	// to cluster IPs, and of flows to all other addresses.
 	InternalLocal, ExternalLocal bool
+	// HealthCheckPort is where a load balancer asks whether this node has
+	// endpoints, with ExternalLocal; 0: nowhere.
+	HealthCheckPort uint16
 	// Affinity is for how long after its last flow a client goes to the same
 	// endpoint again; 0: flows take turns.
 	Affinity time.Duration
@@ -115,6 +118,8 @@ type Node struct {
 	// PodCIDRs has at most one prefix of each family.
 	PodCIDRs []netip.Prefix
 	Zone     string // label topology.kubernetes.io/zone
+	// Leaving: the node is being deleted, by itself or by the cluster autoscaler.
+	Leaving bool
 }
 
 // Update is what became known since the update before: a key with nil is an

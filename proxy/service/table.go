@@ -22,6 +22,8 @@ type Table struct {
 	// PodCIDRs pods are not known, and whoever is not the node counts as outside.
 	PodCIDRs  []netip.Prefix
 	NodeAddrs []netip.Addr
+	// HealthChecks are the Services about which load balancers ask this node.
+	HealthChecks map[Name]HealthCheck
 	// NodePortCIDRs say which of the node's own addresses are meant by a Key with
 	// AnyNodeAddr.
 	NodePortCIDRs []netip.Prefix
@@ -160,6 +162,13 @@ type Pool struct {
 	Affinity time.Duration
 }
 
+// HealthCheck is what a load balancer is told that asks for the endpoints of a
+// Service on this node.
+type HealthCheck struct {
+	Port  uint16 // where it asks, over HTTP
+	Local int    // endpoints that are ready, by address
+}
+
 // Packet is the first packet of a flow.
 type Packet struct {
 	Src      netip.Addr
@@ -242,11 +251,13 @@ type Change struct {
 	Frontends []Key    // sorted
 	Pools     []PoolID // sorted
 	Node      bool     // PodCIDRs, NodeAddrs or NodePortCIDRs
+	// HealthChecks are the Services with another HealthCheck, sorted.
+	HealthChecks []Name
 }
 
 // Empty says that nothing changed.
 func (c Change) Empty() bool {
-	return len(c.Frontends) == 0 && len(c.Pools) == 0 && !c.Node
+	return len(c.Frontends) == 0 && len(c.Pools) == 0 && len(c.HealthChecks) == 0 && !c.Node
 }
 
 func b2i(b bool) int {

@@ -3,6 +3,7 @@ package watch
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -178,7 +179,21 @@ func convertNode(obj *corev1.Node) (*service.Node, field.ErrorList) {
 	cidrs, cidrErrs := podCIDRs(&obj.Spec)
 	errs = append(errs, addrErrs...)
 	errs = append(errs, cidrErrs...)
-	return &service.Node{Name: obj.Name, Addresses: addrs, PodCIDRs: cidrs, Zone: obj.Labels[corev1.LabelTopologyZone]}, errs
+	return &service.Node{
+		Name:      obj.Name,
+		Addresses: addrs,
+		PodCIDRs:  cidrs,
+		Zone:      obj.Labels[corev1.LabelTopologyZone],
+		Leaving:   leaving(obj),
+	}, errs
+}
+
+// leaving says whether a node is about to go. The taint is the cluster
+// autoscaler's, set before it drains a node that it will delete.
+func leaving(obj *corev1.Node) bool {
+	const taint = "ToBeDeletedByClusterAutoscaler"
+	return obj.DeletionTimestamp != nil ||
+		slices.ContainsFunc(obj.Spec.Taints, func(t corev1.Taint) bool { return t.Key == taint })
 }
 
 // nodeAddrs are the addresses of a node, internal ones first: the first of a

@@ -44,6 +44,7 @@ spec:
   loadBalancerSourceRanges: [203.0.113.0/24, " 2001:db8::/32"]
   internalTrafficPolicy: Local
   externalTrafficPolicy: Local
+  healthCheckNodePort: 30999
   sessionAffinity: ClientIP
   sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}
   ports:
@@ -68,6 +69,7 @@ status:
 			InternalLocal:   true,
 			ExternalLocal:   true,
 			Affinity:        time.Minute,
+			HealthCheckPort: 30999,
 			Ports: []service.ServicePort{
 				{Port: service.Port{Name: "http", Protocol: service.TCP, Number: 80}, NodePort: 30080},
 				{Port: service.Port{Name: "dns", Protocol: service.UDP, Number: 53}},
@@ -208,6 +210,14 @@ status:
 			Addresses: []netip.Addr{addr("fd00::7"), addr("192.168.0.7"), addr("203.0.113.7")},
 			PodCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:1::/64")},
 		},
+	}, {
+		name: "Node that the autoscaler will delete",
+		manifest: `
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}`,
+		want: &service.Node{Name: "n1", Leaving: true},
 	}, {
 		name: "podCIDR alone",
 		manifest: `

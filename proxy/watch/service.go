@@ -24,6 +24,7 @@ func convertService(obj *corev1.Service) (*service.Service, field.ErrorList) {
 		func() (e field.ErrorList) { out.SourceRanges, e = sourceRanges(spec); return e },
 		func() (e field.ErrorList) { out.InternalLocal, out.ExternalLocal, e = policies(spec); return e },
 		func() (e field.ErrorList) { out.Affinity, e = affinity(spec); return e },
+		func() (e field.ErrorList) { out.HealthCheckPort, e = healthCheckPort(spec); return e },
 		func() (e field.ErrorList) { out.Ports, e = servicePorts(spec); return e },
 	} {
 		errs = append(errs, part()...)
@@ -100,6 +101,14 @@ func servicePorts(spec *corev1.ServiceSpec) ([]service.ServicePort, field.ErrorL
 		ports = append(ports, service.ServicePort{Port: port, NodePort: uint16(p.NodePort)})
 	}
 	return ports, errs
+}
+
+func healthCheckPort(spec *corev1.ServiceSpec) (uint16, field.ErrorList) {
+	port := spec.HealthCheckNodePort
+	if port == 0 {
+		return 0, nil
+	}
+	return uint16(port), checkNodePort(field.NewPath("spec", "healthCheckNodePort"), port)
 }
 
 // checkNodePort checks a node port that is there.

@@ -1,0 +1,113 @@
+// Package health says, over HTTP, whether this node's proxy does its work, as
+// kube-proxy does (KEP-3836), so that load balancers and probes need not know
+// which of the two they ask.
+//
+//	/livez    the process keeps the kernel up to date: else restart it
+//	/healthz  besides, the node should get new flows from a load balancer
+//
+// It is told what happens by the loop of package proxy, and asked by anybody.
+package health
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// Late is how long news may wait for the kernel before the proxy counts as ill:
+// twice kube-proxy's sync period.
+const Late = 60 * time.Second
+
+// Monitor knows how the proxy is, as an Observer of its loop. It is safe for
+// concurrent use.
+type Monitor struct {
+	node string
+	now  func() time.Time
+
+	mu      sync.Mutex
+	waiting time.Time // since when the kernel lacks something; zero: it does not
+	synced  time.Time // when the kernel last agreed with the Table; zero: not yet
+	leaving bool      // the node's object says that it will go
+}
+
+// NewMonitor returns the Monitor of the node with that name. A proxy that has
+// just started has Late to program the kernel for the first time.
+func NewMonitor(node string, now func() time.Time) *Monitor {
+	return &Monitor{node: node, now: now, waiting: now()}
+}
+
+// News is told that something changed that the kernel does not have yet.
+func (m *Monitor) News(u service.Update) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if node, ok := u.Nodes[m.node]; ok {
+		m.leaving = node == nil || node.Leaving
+	}
+	if m.waiting.IsZero() {
+		m.waiting = m.now()
+	}
+}
+
+// Synced is told that the kernel agrees with the Table.
+func (m *Monitor) Synced(*service.Table, service.Change, time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waiting, m.synced = time.Time{}, m.now()
+}
+
+// Failed changes nothing: what waits goes on waiting.
+func (m *Monitor) Failed(error) {}
+
+// state is what the answers are made of.
+type state struct {
+	now, updated  time.Time
+	live, healthy bool
+	eligible      bool
+}
+
+func (m *Monitor) state() state {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := state{now: m.now(), updated: m.synced, eligible: !m.leaving}
+	if m.waiting.IsZero() {
+		s.updated = s.now // up to date as of now, however long ago the last change was
+	}
+	s.live = m.waiting.IsZero() || s.now.Sub(m.waiting) < Late
+	s.healthy = s.live && !m.synced.IsZero() && s.eligible
+	return s
+}
+
+// Healthy says whether the proxy works and its node stays.
+func (m *Monitor) Healthy() bool { return m.state().healthy }
+
+// Handler answers /livez and /healthz: 200 or 503, and why in JSON with
+// kube-proxy's keys.
+func (m *Monitor) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		s := m.state()
+		answer(w, s.live, s)
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		s := m.state()
+		answer(w, s.healthy, s)
+	})
+	return mux
+}
+
+func answer(w http.ResponseWriter, ok bool, s state) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if !ok {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	// A client that is gone does not hear the answer.
+	_ = json.NewEncoder(w).Encode(struct {
+		LastUpdated  time.Time `json:"lastUpdated"`
+		CurrentTime  time.Time `json:"currentTime"`
+		NodeEligible bool      `json:"nodeEligible"`
+	}{s.updated, s.now, s.eligible})
+}
