@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -31,7 +32,8 @@ type conn struct {
 
 const (
 	// maxMessage is the longest message that is sent; a longer write becomes
-	// several. It is pion's default limit too.
+	// several. It is pion's default limit, and the kernel takes no message that
+	// is longer than its send buffer (212,992 bytes by default).
 	maxMessage = 1 << 16
 
 	// closeTimeout is time for SHUTDOWN to be sent three times (after 1 and 2
@@ -58,6 +60,7 @@ func newConn(association *sctp.Association, p *path) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	close(p.opened)
 	return &conn{
 		association: association,
 		stream:      stream,
@@ -88,13 +91,21 @@ func (c *conn) Read(b []byte) (int, error) {
 // Write returns when the last message of b is on its way, not when it is
 // acknowledged.
 func (c *conn) Write(b []byte) (int, error) {
+	n, err := writeMessages(b, c.stream.Write)
+	if err != nil {
+		err = c.failed("write", err)
+	}
+	return n, err
+}
+
+// writeMessages writes a part of the stream as messages.
+func writeMessages(b []byte, write func([]byte) (int, error)) (int, error) {
 	written := 0
-	for written < len(b) {
-		message := b[written:min(len(b), written+maxMessage)]
-		n, err := c.stream.Write(message)
+	for message := range slices.Chunk(b, maxMessage) {
+		n, err := write(message)
 		written += n
 		if err != nil {
-			return written, c.failed("write", err)
+			return written, err
 		}
 	}
 	return written, nil

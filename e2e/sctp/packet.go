@@ -30,6 +30,7 @@ const (
 	chunkShutdown         = 7
 	chunkShutdownAck      = 8
 	chunkError            = 9
+	chunkCookieEcho       = 10
 	chunkCookieAck        = 11
 	chunkShutdownComplete = 14
 )

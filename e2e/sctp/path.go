@@ -17,9 +17,15 @@ type path struct {
 
 	transmit func(packet) error // to the raw socket
 	release  func()             // gives back what the path holds; called once
-	inbound  chan packet
 	ending   sync.Once
 	closed   chan struct{}
+
+	// pion refuses to open a stream once the peer has begun the shutdown, which
+	// may be at once. So it sees the packets of the handshake first, and the
+	// others wait until the stream is open.
+	handshake chan packet
+	opened    chan struct{}
+	inbound   chan packet
 
 	mu       sync.Mutex  // guards all below
 	localTag uint32      // what the peer must send; from our INIT or INIT ACK
@@ -33,6 +39,9 @@ const (
 	// holds more than pion's window of 1 MiB.
 	inboundPackets = 1024
 
+	// handshakePackets is far more than a handshake has, should all be repeated.
+	handshakePackets = 32
+
 	// shutdownGuard is the T5 timer of RFC 9260 section 9.2: so long may a peer
 	// take to finish the shutdown that it began.
 	shutdownGuard = 10 * time.Second
@@ -43,10 +52,12 @@ const (
 
 func newPath(local, remote netip.AddrPort) *path {
 	return &path{
-		local:   local,
-		remote:  remote,
-		inbound: make(chan packet, inboundPackets),
-		closed:  make(chan struct{}),
+		local:     local,
+		remote:    remote,
+		closed:    make(chan struct{}),
+		handshake: make(chan packet, handshakePackets),
+		opened:    make(chan struct{}),
+		inbound:   make(chan packet, inboundPackets),
 	}
 }
 
@@ -90,13 +101,25 @@ func (p *path) setTags(local, peer uint32) {
 
 // Read gives pion the next packet of the peer.
 func (p *path) Read(b []byte) (int, error) {
-	select {
-	case in := <-p.inbound:
-		in.seal(pionPort, pionPort)
-		return copy(b, in), nil
-	case <-p.closed:
-		return 0, p.reason()
+	var inbound chan packet // nil, from which nothing ever comes
+	opened := p.opened
+	for {
+		select {
+		case in := <-p.handshake:
+			return give(in, b), nil
+		case in := <-inbound:
+			return give(in, b), nil
+		case <-opened:
+			inbound, opened = p.inbound, nil
+		case <-p.closed:
+			return 0, p.reason()
+		}
 	}
+}
+
+func give(in packet, b []byte) int {
+	in.seal(pionPort, pionPort)
+	return copy(b, in)
 }
 
 // deliver takes a packet of the peer from the raw socket. Like a full socket it
@@ -105,17 +128,20 @@ func (p *path) deliver(in packet) {
 	if !p.belongs(in) {
 		return
 	}
+	queue := p.inbound
 	for c := range in.chunks() {
 		switch c.kind() {
 		case chunkAbort:
 			p.fail(syscall.ECONNRESET)
 			return
+		case chunkInit, chunkInitAck, chunkCookieEcho, chunkCookieAck, chunkError:
+			queue = p.handshake
 		case chunkShutdown:
 			p.startGuard()
 		}
 	}
 	select {
-	case p.inbound <- in:
+	case queue <- in:
 	default:
 	}
 }
