@@ -7,8 +7,6 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/fairlead/fairlead/e2e/ephemeral"
 )
 
 // claim holds one address and port of a network namespace for user-space SCTP.
@@ -23,21 +21,8 @@ type claim struct {
 	name *net.UnixConn
 }
 
-// claimPort takes addr, or if its port is 0 the next ephemeral port that is free.
+// claimPort takes addr, or says EADDRINUSE.
 func claimPort(addr netip.AddrPort) (*claim, error) {
-	if addr.Port() != 0 {
-		return claimExact(addr)
-	}
-	for range ephemeral.Count {
-		c, err := claimExact(netip.AddrPortFrom(addr.Addr(), ephemeral.Port()))
-		if !errors.Is(err, unix.EADDRINUSE) {
-			return c, err
-		}
-	}
-	return nil, fmt.Errorf("claim an ephemeral port of %s: %w", addr.Addr(), unix.EADDRNOTAVAIL)
-}
-
-func claimExact(addr netip.AddrPort) (*claim, error) {
 	name, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: claimName(addr), Net: "unixgram"})
 	if err != nil {
 		return nil, fmt.Errorf("claim sctp %s: %w", addr, err)
@@ -51,11 +36,10 @@ func claimName(addr netip.AddrPort) string { return "@fairlead/sctp/" + addr.Str
 // sees says whether any endpoint of the namespace holds addr. Connecting to a
 // name tells: nobody has it if the connection is refused.
 func (c *claim) sees(addr netip.AddrPort) bool {
-	var err error
-	failed := control(c.name, func(fd int) {
-		err = unix.Connect(fd, &unix.SockaddrUnix{Name: claimName(addr)})
+	err := control(c.name, func(fd int) error {
+		return unix.Connect(fd, &unix.SockaddrUnix{Name: claimName(addr)})
 	})
-	return failed == nil && !errors.Is(err, unix.ECONNREFUSED)
+	return !errors.Is(err, unix.ECONNREFUSED)
 }
 
 func (c *claim) release() { _ = c.name.Close() }

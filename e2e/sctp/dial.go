@@ -45,7 +45,7 @@ func handshake(p *path) (*conn, error) {
 // given back when the path closes.
 func dialPath(raw *net.IPConn, port uint16, remote netip.AddrPort) (*path, error) {
 	local, _ := netip.AddrFromSlice(raw.LocalAddr().(*net.IPAddr).IP)
-	claim, err := claimPort(netip.AddrPortFrom(local.Unmap(), port))
+	claim, err := onPort(netip.AddrPortFrom(local.Unmap(), port), claimPort)
 	if err != nil {
 		return nil, err
 	}

@@ -8,50 +8,50 @@ import (
 	"os"
 	"time"
 
+	"github.com/ishidawataru/sctp"
 	"golang.org/x/sys/unix"
 )
 
-// kernel makes one-to-one style sockets (RFC 6458 section 4), which take the
-// calls of TCP sockets. The tests use that: they run this code with TCP where
-// the kernel has no SCTP. The runtime's poller, by os.File, gives deadlines and
-// a Close that wakes readers.
-type kernel struct{ protocol int }
+// The kernel's associations are sockets of one-to-one style (RFC 6458 section 4).
+// The library's own Dial, Read and Accept wait inside a system call, where no
+// context, deadline or Close reaches them; so its calls are made on descriptors
+// that do not block, and package net waits (kernelconn.go).
 
-// sctpNoDelay is SCTP_NODELAY of linux/sctp.h: a small message is sent at once.
-const sctpNoDelay = 3
-
-func (k kernel) socket(addr netip.Addr) (*os.File, error) {
-	family := unix.AF_INET6
-	if addr.Is4() {
-		family = unix.AF_INET
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, k.protocol)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	if k.protocol == unix.IPPROTO_SCTP {
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_SCTP, sctpNoDelay, 1); err != nil {
-			_ = unix.Close(fd)
-			return nil, os.NewSyscallError("setsockopt", err)
-		}
-	}
-	return os.NewFile(uintptr(fd), "sctp"), nil
-}
-
-func (k kernel) dial(ctx context.Context, laddr, raddr netip.AddrPort) (net.Conn, error) {
+func dialKernel(ctx context.Context, laddr, raddr netip.AddrPort) (net.Conn, error) {
 	local, err := sourceFor(laddr, raddr)
 	if err != nil {
 		return nil, err
 	}
-	file, err := k.socket(raddr.Addr())
+	socket, err := onPort(local, newSocket)
 	if err != nil {
 		return nil, err
 	}
-	if err := connect(ctx, file, local, raddr); err != nil {
-		_ = file.Close()
+	defer socket.Close()
+	if err := connect(ctx, socket, raddr); err != nil {
 		return nil, err
 	}
-	return newKernelConn(file, raddr)
+	conn, err := net.FileConn(socket)
+	if err != nil {
+		return nil, err
+	}
+	return kernelConn{conn, Addr(raddr)}, nil
+}
+
+func listenKernel(laddr netip.AddrPort) (net.Listener, error) {
+	socket, err := onPort(laddr, newSocket)
+	if err != nil {
+		return nil, err
+	}
+	defer socket.Close()
+	err = control(socket, func(fd int) error { return unix.Listen(fd, unix.SOMAXCONN) })
+	if err != nil {
+		return nil, os.NewSyscallError("listen", err)
+	}
+	listener, err := net.FileListener(socket)
+	if err != nil {
+		return nil, err
+	}
+	return kernelListener{listener}, nil
 }
 
 // sourceFor fills in the source address that the routes choose. A socket that
@@ -69,122 +69,79 @@ func sourceFor(laddr, raddr netip.AddrPort) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(source, laddr.Port()), nil
 }
 
-// connect binds, connects and waits until the peer has answered.
-func connect(ctx context.Context, file *os.File, local, remote netip.AddrPort) error {
-	var err error
-	failed := control(file, func(fd int) { err = startConnect(fd, local, remote) })
-	if err = errors.Join(failed, err); err != nil {
-		return err
+// newSocket makes a socket that is bound to local and does not block.
+func newSocket(local netip.AddrPort) (*os.File, error) {
+	family := unix.AF_INET6
+	if local.Addr().Is4() {
+		family = unix.AF_INET
 	}
-	stop := context.AfterFunc(ctx, func() { _ = file.SetWriteDeadline(time.Unix(1, 0)) })
-	raw, err := file.SyscallConn()
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_SCTP)
 	if err != nil {
-		return err
+		return nil, os.NewSyscallError("socket", err)
 	}
-	failed = raw.Write(func(fd uintptr) bool {
-		var connected bool
-		connected, err = connectResult(int(fd))
-		if connected {
-			err = reportErrors(int(fd), remote.Addr(), false)
+	socket := os.NewFile(uintptr(fd), "sctp")
+	err = errors.Join(
+		// A small message is sent at once. What Accept returns inherits it.
+		os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, sctp.SOL_SCTP, sctp.SCTP_NODELAY, 1)),
+		os.NewSyscallError("bind", sctp.SCTPBind(fd, sctpAddr(local), sctp.SCTP_BINDX_ADD_ADDR)),
+	)
+	if err != nil {
+		_ = socket.Close()
+		return nil, err
+	}
+	return socket, nil
+}
+
+// connect sends an INIT and waits until the peer has taken part in the handshake.
+func connect(ctx context.Context, socket *os.File, remote netip.AddrPort) error {
+	err := control(socket, func(fd int) error {
+		if err := reportErrors(fd, remote.Addr(), 1); err != nil {
+			return err
 		}
-		return connected || err != nil
+		_, err := sctp.SCTPConnect(fd, sctpAddr(remote))
+		return err
 	})
+	if !errors.Is(err, unix.EINPROGRESS) {
+		return os.NewSyscallError("connect", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = socket.SetWriteDeadline(time.Unix(1, 0)) })
+	err = awaitPeer(socket)
 	if !stop() {
 		return ctx.Err()
 	}
-	return errors.Join(failed, err)
-}
-
-func startConnect(fd int, local, remote netip.AddrPort) error {
-	if err := unix.Bind(fd, sockaddr(local)); err != nil {
-		return os.NewSyscallError("bind", err)
-	}
-	if err := reportErrors(fd, remote.Addr(), true); err != nil {
-		return err
-	}
-	if err := unix.Connect(fd, sockaddr(remote)); !errors.Is(err, unix.EINPROGRESS) {
+	if err != nil {
 		return os.NewSyscallError("connect", err)
 	}
-	return nil
+	return control(socket, func(fd int) error { return reportErrors(fd, remote.Addr(), 0) })
 }
 
-// reportErrors makes an ICMP error end the socket's work. While connecting that
-// is wanted: SCTP would take "port unreachable" for a passing fault and send its
-// INIT again. Later it is not.
-func reportErrors(fd int, remote netip.Addr, on bool) error {
-	level, option := unix.IPPROTO_IPV6, unix.IPV6_RECVERR
+// reportErrors makes an ICMP error end the socket's work, if on is 1. While
+// connecting that is wanted: SCTP would take "port unreachable" for a passing
+// fault and send its INIT again. Later it is not.
+func reportErrors(fd int, remote netip.Addr, on int) error {
 	if remote.Is4() {
-		level, option = unix.IPPROTO_IP, unix.IP_RECVERR
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, on)
 	}
-	value := 0
-	if on {
-		value = 1
-	}
-	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, level, option, value))
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, on)
 }
 
-// connectResult says how a connect in progress stands. The poller may wake for
-// no reason, so only a peer's name proves the connection.
-func connectResult(fd int) (connected bool, err error) {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+// awaitPeer waits until a connect in progress has come to its end. The poller may
+// wake for no reason, so only a peer's name proves the connection.
+func awaitPeer(socket *os.File) error {
+	raw, err := socket.SyscallConn()
 	if err != nil {
-		return false, os.NewSyscallError("getsockopt", err)
+		return err
 	}
-	if code != 0 {
-		return false, os.NewSyscallError("connect", unix.Errno(code))
-	}
-	_, err = unix.Getpeername(fd)
-	if errors.Is(err, unix.ENOTCONN) {
-		return false, nil
-	}
-	return err == nil, os.NewSyscallError("getpeername", err)
-}
-
-func (k kernel) listen(laddr netip.AddrPort) (net.Listener, error) {
-	file, err := k.socket(laddr.Addr())
-	if err != nil {
-		return nil, err
-	}
-	var local netip.AddrPort
-	failed := control(file, func(fd int) {
-		if err = unix.Bind(fd, sockaddr(laddr)); err != nil {
-			err = os.NewSyscallError("bind", err)
-			return
+	failed := raw.Write(func(fd uintptr) bool {
+		var code int
+		code, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		if code != 0 {
+			err = unix.Errno(code)
 		}
-		if err = unix.Listen(fd, unix.SOMAXCONN); err != nil {
-			err = os.NewSyscallError("listen", err)
-			return
+		if err == nil {
+			_, err = unix.Getpeername(int(fd))
 		}
-		local, err = localAddr(fd)
+		return !errors.Is(err, unix.ENOTCONN)
 	})
-	if err = errors.Join(failed, err); err != nil {
-		_ = file.Close()
-		return nil, err
-	}
-	return &kernelListener{file: file, local: Addr(local)}, nil
-}
-
-func localAddr(fd int) (netip.AddrPort, error) {
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}, os.NewSyscallError("getsockname", err)
-	}
-	return addrPort(name), nil
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
-}
-
-func addrPort(name unix.Sockaddr) netip.AddrPort {
-	switch name := name.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(name.Addr), uint16(name.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(name.Addr), uint16(name.Port))
-	}
-	return netip.AddrPort{}
+	return errors.Join(failed, err)
 }

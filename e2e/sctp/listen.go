@@ -27,7 +27,7 @@ type listener struct {
 const handshakeTimeout = 10 * time.Second
 
 func listenUser(laddr netip.AddrPort) (net.Listener, error) {
-	claim, err := claimPort(laddr)
+	claim, err := onPort(laddr, claimPort)
 	if err != nil {
 		return nil, err
 	}

@@ -57,14 +57,13 @@ func ipAddr(addr netip.Addr) *net.IPAddr {
 }
 
 func configure(raw *net.IPConn, options func(fd int) error) (*net.IPConn, error) {
-	var err error
-	failed := control(raw, func(fd int) {
-		err = errors.Join(
+	err := control(raw, func(fd int) error {
+		return errors.Join(
 			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer),
 			options(fd),
 		)
 	})
-	if err = errors.Join(failed, err); err != nil {
+	if err != nil {
 		_ = raw.Close()
 		return nil, fmt.Errorf("configure raw socket: %w", err)
 	}
@@ -89,12 +88,11 @@ func onlyPorts(raw *net.IPConn, source, destination uint16) error {
 		{Code: unix.BPF_RET | unix.BPF_K, K: keep},
 		{Code: unix.BPF_RET | unix.BPF_K, K: drop},
 	}
-	var err error
-	failed := control(raw, func(fd int) {
-		err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+	err := control(raw, func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 	})
-	if err = errors.Join(failed, err); err != nil {
+	if err != nil {
 		return fmt.Errorf("attach filter to raw socket: %w", err)
 	}
 	return nil
@@ -130,12 +128,12 @@ func receive(raw *net.IPConn, deliver func(from netip.Addr, p packet), broken fu
 // is not ended by ICMP, which anybody can forge.
 func refused(raw *net.IPConn, source, destination uint16) bool {
 	var found bool
-	_ = control(raw, func(fd int) {
+	_ = control(raw, func(fd int) error {
 		quoted, oob := make(packet, 512), make([]byte, 512)
 		for {
 			n, oobn, _, _, err := unix.Recvmsg(fd, quoted, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 			if err != nil {
-				return
+				return err // the queue is empty
 			}
 			// ICMP quotes at least eight bytes: the ports and the tag, which is
 			// zero in an INIT only.
@@ -170,10 +168,11 @@ func refusal(oob []byte) bool {
 }
 
 // control runs f on the descriptor of a socket.
-func control(socket syscall.Conn, f func(fd int)) error {
+func control(socket syscall.Conn, f func(fd int) error) error {
 	raw, err := socket.SyscallConn()
 	if err != nil {
 		return err
 	}
-	return raw.Control(func(fd uintptr) { f(int(fd)) })
+	closed := raw.Control(func(fd uintptr) { err = f(int(fd)) })
+	return errors.Join(closed, err)
 }

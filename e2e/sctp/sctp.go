@@ -16,6 +16,9 @@
 // messages are not kept, and only SCTP stream 0 is used. An association has one
 // address at each end, because address translation cannot follow more.
 //
+// Close waits in user space until the peer has agreed, and returns ETIMEDOUT if it
+// does not; the kernel goes through the shutdown without the caller.
+//
 // User space sends no heartbeats: an end that only reads never learns that its peer
 // was killed, and should read with a deadline. Nor does it refuse for an address
 // at which nobody listens on any port: there the kernel says "protocol unreachable",
@@ -56,7 +59,7 @@ func (a Addr) AddrPort() netip.AddrPort { return netip.AddrPort(a) }
 func Dial(ctx context.Context, laddr, raddr netip.AddrPort) (net.Conn, error) {
 	dial := dialUser
 	if kernelSpeaks() {
-		dial = kernel{unix.IPPROTO_SCTP}.dial
+		dial = dialKernel
 	}
 	conn, err := dial(ctx, unmap(laddr), unmap(raddr))
 	if err != nil {
@@ -74,7 +77,7 @@ func Listen(laddr netip.AddrPort) (net.Listener, error) {
 	}
 	listen := listenUser
 	if kernelSpeaks() {
-		listen = kernel{unix.IPPROTO_SCTP}.listen
+		listen = listenKernel
 	}
 	listener, err := listen(unmap(laddr))
 	if err != nil {
