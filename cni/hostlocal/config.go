@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -65,7 +66,7 @@ func (c storeConf) prevResult() (*types100.Result, error) {
 	return current, nil
 }
 
-// addConf is the part that only ADD reads. Addresses are of any JSON type here,
+// addConf is the part that only ADD and STATUS read. Addresses are of any JSON type here,
 // so that an error about one can show its path and its value.
 type addConf struct {
 	IPAM *struct {
@@ -73,6 +74,8 @@ type addConf struct {
 		Ranges     [][]rangeConf     `json:"ranges"`
 		Routes     []json.RawMessage `json:"routes"`
 		ResolvConf string            `json:"resolvConf"`
+		Cooldown   any               `json:"cooldown"`
+		Sticky     bool              `json:"sticky"`
 	} `json:"ipam"`
 	RuntimeConfig struct {
 		IPRanges [][]rangeConf `json:"ipRanges"`
@@ -92,6 +95,8 @@ type addition struct {
 	resolvConf string
 	wanted     []netip.Addr
 	pod        string // namespace/name, "" when the runtime does not say
+	cooldown   time.Duration
+	sticky     bool
 }
 
 // decodeAddition decodes and validates. Every error is a *types.Error that names
@@ -108,15 +113,34 @@ func decodeAddition(args *skel.CmdArgs) (*addition, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &addition{resolvConf: conf.IPAM.ResolvConf, pod: env.pod}
+	a := &addition{resolvConf: conf.IPAM.ResolvConf, pod: env.pod, sticky: conf.IPAM.Sticky}
 	if a.sets, err = conf.sets(); err != nil {
 		return nil, err
 	}
 	if a.routes, err = decodeRoutes(conf.IPAM.Routes); err != nil {
 		return nil, err
 	}
+	if a.cooldown, err = parseCooldown(conf.IPAM.Cooldown); err != nil {
+		return nil, err
+	}
 	a.wanted, err = conf.wanted(env)
 	return a, err
+}
+
+// defaultCooldown is as long as a Linux neighbour holds an entry for reachable
+// after it heard of it (base_reachable_time), and then asks again.
+const defaultCooldown = 30 * time.Second
+
+func parseCooldown(value any) (time.Duration, error) {
+	if value == nil {
+		return defaultCooldown, nil
+	}
+	text, _ := value.(string)
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, invalid("ipam.cooldown", "%s is not allowed: it must be a duration, such as 30s or 5m", shown(value))
+	}
+	return d, nil
 }
 
 // wanted is the addresses that the runtime requests. Where args.cni.ips is given
@@ -185,6 +209,8 @@ func inWords(t reflect.Type) string {
 		return "a string"
 	case reflect.Slice:
 		return "a list"
+	case reflect.Bool:
+		return "true or false"
 	case reflect.Int:
 		return "a whole number"
 	default:

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -129,6 +130,10 @@ func TestConfigErrors(t *testing.T) {
 		{"route by a subnet", `{"ipam": {"subnet": "10.1.0.0/16", "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.1/16"}]}}`, "", `ipam.routes[0].gw: "10.1.0.1/16" is not allowed: it must be an address`},
 		{"route with a word for mtu", `{"ipam": {"subnet": "10.1.0.0/16", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "0.0.0.0/0", "mtu": "big"}]}}`, "", "ipam.routes[1].mtu: a JSON string is not allowed: it must be a whole number"},
 		{"resolvConf a list", `{"ipam": {"subnet": "10.1.0.0/16", "resolvConf": []}}`, "", "ipam.resolvConf: a JSON array is not allowed: it must be a string"},
+		{"cooldown a number", `{"ipam": {"subnet": "10.1.0.0/16", "cooldown": 30}}`, "", "ipam.cooldown: 30 is not allowed: it must be a duration, such as 30s or 5m"},
+		{"cooldown without a unit", `{"ipam": {"subnet": "10.1.0.0/16", "cooldown": "30"}}`, "", `ipam.cooldown: "30" is not allowed: it must be a duration, such as 30s or 5m`},
+		{"cooldown negative", `{"ipam": {"subnet": "10.1.0.0/16", "cooldown": "-1s"}}`, "", `ipam.cooldown: "-1s" is not allowed: it must be a duration, such as 30s or 5m`},
+		{"sticky a word", `{"ipam": {"subnet": "10.1.0.0/16", "sticky": "yes"}}`, "", "ipam.sticky: a JSON string is not allowed: it must be true or false"},
 		{"ips of the runtime", `{"runtimeConfig": {"ips": ["10.1.0.5", true]}, "ipam": {"subnet": "10.1.0.0/16"}}`, "", "runtimeConfig.ips[1]: true is not allowed: it must be an address, such as 10.1.2.3 or 10.1.2.3/24"},
 		{"ips of args", `{"args": {"cni": {"ips": ["10.1.0"]}}, "ipam": {"subnet": "10.1.0.0/16"}}`, "", `args.cni.ips[0]: "10.1.0" is not allowed: it must be an address, such as 10.1.2.3 or 10.1.2.3/24`},
 		{"IP of CNI_ARGS", `{"ipam": {"subnet": "10.1.0.0/16"}}`, "IP=10.1.0.256", `CNI_ARGS IP: "10.1.0.256" is not allowed: it must be an address, such as 10.1.2.3 or 10.1.2.3/24`},
@@ -187,6 +192,23 @@ func TestWanted(t *testing.T) {
 				t.Errorf("got %s, want %s", got.wanted, tt.want)
 			}
 		})
+	}
+}
+
+func TestCooldown(t *testing.T) {
+	for _, tt := range []struct {
+		stdin string
+		want  time.Duration
+	}{
+		{`{"ipam": {"subnet": "10.1.0.0/16"}}`, 30 * time.Second},
+		{`{"ipam": {"subnet": "10.1.0.0/16", "cooldown": null}}`, 30 * time.Second},
+		{`{"ipam": {"subnet": "10.1.0.0/16", "cooldown": "5m"}}`, 5 * time.Minute},
+		{`{"ipam": {"subnet": "10.1.0.0/16", "cooldown": "0s"}}`, 0},
+	} {
+		got, err := decodeAddition(&skel.CmdArgs{StdinData: []byte(tt.stdin)})
+		if err != nil || got.cooldown != tt.want {
+			t.Errorf("%s: got %v and error %v, want %s", tt.stdin, got, err, tt.want)
+		}
 	}
 }
 

@@ -66,7 +66,8 @@ func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) (*types100.Result,
 	}
 	err = p.update(ctx, store, func(tx ipam.Tx, boot string) error {
 		given, err := ipam.Allocate(tx, add.sets, ipam.Request{
-			Owner: owner(args), Netns: args.Netns, Pod: add.pod, Wanted: add.wanted, Boot: boot, Now: p.Now(),
+			Owner: owner(args), Netns: args.Netns, Pod: add.pod, Wanted: add.wanted,
+			Cooldown: add.cooldown, Sticky: add.sticky, Boot: boot, Now: p.Now(),
 		})
 		for _, address := range given {
 			result.IPs = append(result.IPs, ipConfig(address))
@@ -155,10 +156,13 @@ func (p *Plugin) held(ctx context.Context, store *disk.Store, o ipam.Owner) ([]n
 		lease, err = ipam.Held(tx, o)
 		return err
 	})
-	if errors.Is(err, fs.ErrNotExist) || lease.Boot != boot {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return lease.Addrs, err
+	if err != nil || lease.Boot != boot {
+		return nil, err
+	}
+	return lease.Addrs, nil
 }
 
 func owner(args *skel.CmdArgs) ipam.Owner {
