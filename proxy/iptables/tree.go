@@ -9,8 +9,8 @@ import (
 
 const (
 	// leafSize is how many addresses a chain may list one by one before they are
-	// divided.
-	leafSize = 8
+	// divided: as many as one level would divide them into.
+	leafSize = 1 << stride
 	// stride is how many bits of the address one level of the tree decides: at
 	// most 2^stride rules a chain.
 	stride = 4
@@ -33,7 +33,10 @@ type tree struct {
 	chains Chains
 	addr   func(service.Key) netip.Addr // what is compared
 	match  func(netip.Prefix) string    // the part of a rule that compares it
-	rules  func(service.Key) []string   // what becomes of a packet with this key
+	// rules are what becomes of packets with these keys. alone says that they go
+	// into a chain that packets for other addresses do not see, but for those
+	// within the span of the keys.
+	rules func(keys []service.Key, alone bool) []string
 }
 
 func byAddress(key service.Key) netip.Addr { return key.Addr }
@@ -55,19 +58,19 @@ func matchPort(protocol service.Protocol) func(netip.Prefix) string {
 
 // root fills the chain where the tree starts, or goes on. The keys are sorted.
 func (t tree) root(chain string, keys []service.Key) {
-	if t.addresses(keys) > leafSize && t.spanned(keys).Bits() > 0 {
+	switch {
+	case t.addresses(keys) <= leafSize:
+		t.list(chain, keys, false)
+	case t.spanned(keys).Bits() > 0:
 		t.descend(chain, keys)
-	} else {
-		t.fill(chain, keys)
+	default:
+		t.divide(chain, keys)
 	}
 }
 
-// fill writes the chain that leads to keys.
-func (t tree) fill(chain string, keys []service.Key) {
-	if t.addresses(keys) <= leafSize {
-		t.list(chain, keys)
-		return
-	}
+// divide adds to a chain the ways to the parts of keys that differ in the next
+// bits.
+func (t tree) divide(chain string, keys []service.Key) {
 	bits := (t.spanned(keys).Bits()/stride + 1) * stride
 	for len(keys) > 0 {
 		part, _ := t.addr(keys[0]).Prefix(bits)
@@ -84,20 +87,22 @@ func (t tree) fill(chain string, keys []service.Key) {
 func (t tree) descend(chain string, keys []service.Key) {
 	p := t.spanned(keys)
 	if p.IsSingleIP() {
-		t.list(chain, keys)
+		t.list(chain, keys, false)
 		return
 	}
 	match := t.match(p)
 	child := chainName("D", match)
 	t.chains[chain] = append(t.chains[chain], match+"-j "+child)
-	t.fill(child, keys)
+	if t.addresses(keys) <= leafSize {
+		t.list(child, keys, true)
+	} else {
+		t.divide(child, keys)
+	}
 }
 
 // list adds the rules of keys themselves.
-func (t tree) list(chain string, keys []service.Key) {
-	for _, key := range keys {
-		t.chains[chain] = append(t.chains[chain], t.rules(key)...)
-	}
+func (t tree) list(chain string, keys []service.Key, alone bool) {
+	t.chains[chain] = append(t.chains[chain], t.rules(keys, alone)...)
 }
 
 // addresses counts what sorted keys differ in.
