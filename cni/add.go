@@ -8,7 +8,6 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/fairlead/fairlead/cni/bridge"
 	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/step"
 )
@@ -32,14 +31,13 @@ func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 
-	var mode *bridge.Attachment
 	_, err = step.Run(
 		func() (step.Undo, error) { return a.allocate(ctx) },
-		func() (step.Undo, error) { mode = a.bridge(); return mode.Add() },
+		a.connection.Add,
 		a.configure,
-		func() (step.Undo, error) { return nil, mode.Settle() },
+		func() (step.Undo, error) { return nil, a.connection.Settle() },
 		a.setLoopbackUp,
-		func() (step.Undo, error) { return nil, p.print(a.result, args.StdinData) },
+		func() (step.Undo, error) { return nil, p.print(a.Result, args.StdinData) },
 	)
 	return err
 }
@@ -47,7 +45,7 @@ func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) error {
 // refuseSecond is before everything else: undoing this ADD would take from the
 // pod what it has by an earlier one.
 func (a *attachment) refuseSecond() error {
-	_, err := a.pod.Device(a.args.IfName)
+	_, err := a.Pod.Device(a.IfName)
 	if errors.Is(err, link.ErrNoDevice) {
 		return nil
 	}
@@ -55,7 +53,7 @@ func (a *attachment) refuseSecond() error {
 		return err
 	}
 	return types.NewError(types.ErrInvalidEnvironmentVariables,
-		fmt.Sprintf("CNI_IFNAME: the pod has an interface %s already", a.args.IfName), "")
+		fmt.Sprintf("CNI_IFNAME: the pod has an interface %s already", a.IfName), "")
 }
 
 // allocate gets addresses, routes and DNS settings from IPAM. DNS settings of
@@ -69,6 +67,6 @@ func (a *attachment) allocate(ctx context.Context) (step.Undo, error) {
 	if !a.conf.DNS.IsEmpty() {
 		result.DNS = a.conf.DNS
 	}
-	a.result = result
+	a.Result = result
 	return func() error { return a.conf.ipam.Del(ctx, a.args) }, nil
 }

@@ -5,19 +5,18 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/fairlead/fairlead/cni/bridge"
 	"github.com/fairlead/fairlead/cni/link"
+	"github.com/fairlead/fairlead/cni/mode"
 )
 
 // attachment is one call of the runtime about one interface of one pod, with
 // both namespaces open.
 type attachment struct {
-	args      *skel.CmdArgs
-	conf      config
-	host, pod *link.NS
-	result    *types100.Result // of ADD in the making; of CHECK prevResult
+	mode.Attachment
+	args       *skel.CmdArgs
+	conf       config
+	connection mode.Connection
 }
 
 // open opens the namespaces. Close closes them.
@@ -31,7 +30,16 @@ func open(args *skel.CmdArgs, conf config) (*attachment, error) {
 		host.Close()
 		return nil, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS: "+err.Error(), "")
 	}
-	a := &attachment{args: args, conf: conf, host: host, pod: pod}
+	a := &attachment{args: args, conf: conf, Attachment: mode.Attachment{
+		Network:     conf.Name,
+		ContainerID: args.ContainerID,
+		IfName:      args.IfName,
+		Sandbox:     args.Netns,
+		MAC:         conf.mac,
+		Host:        host,
+		Pod:         pod,
+	}}
+	a.connection = conf.mode.Connect(&a.Attachment)
 	// skel looks for this too, but after ADD.
 	if host.Same(pod) && !overridden(args.NetnsOverride) {
 		a.close()
@@ -46,20 +54,6 @@ func overridden(value string) bool {
 }
 
 func (a *attachment) close() {
-	a.pod.Close()
-	a.host.Close()
-}
-
-// bridge is what mode bridge needs to know of the attachment.
-func (a *attachment) bridge() *bridge.Attachment {
-	return &bridge.Attachment{
-		Config:      a.conf.bridge,
-		Host:        a.host,
-		Pod:         a.pod,
-		ContainerID: a.args.ContainerID,
-		IfName:      a.args.IfName,
-		Sandbox:     a.args.Netns,
-		MAC:         a.conf.mac,
-		Result:      a.result,
-	}
+	a.Pod.Close()
+	a.Host.Close()
 }

@@ -30,10 +30,10 @@ func (p *Plugin) Check(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	defer a.close()
-	if a.result, err = decodeResult(conf.PrevResult); err != nil {
+	if a.Result, err = decodeResult(conf.PrevResult); err != nil {
 		return invalid("prevResult: %v", err)
 	}
-	a.result.IPs = slices.DeleteFunc(a.result.IPs, a.ofAnother)
+	a.Result.IPs = slices.DeleteFunc(a.Result.IPs, a.ofAnother)
 	if err := a.conf.ipam.Check(ctx, args); err != nil {
 		return err
 	}
@@ -50,21 +50,21 @@ func (p *Plugin) Check(ctx context.Context, args *skel.CmdArgs) error {
 // ofAnother reports whether an address is of another interface than this
 // attachment's: other plugins of the chain may have made some.
 func (a *attachment) ofAnother(ip *types100.IPConfig) bool {
-	if ip.Interface == nil || *ip.Interface < 0 || *ip.Interface >= len(a.result.Interfaces) {
+	if ip.Interface == nil || *ip.Interface < 0 || *ip.Interface >= len(a.Result.Interfaces) {
 		return false
 	}
-	return !a.isOwn(a.result.Interfaces[*ip.Interface])
+	return !a.isOwn(a.Result.Interfaces[*ip.Interface])
 }
 
 func (a *attachment) isOwn(r *types100.Interface) bool {
-	return r.Name == a.args.IfName && r.Sandbox == a.args.Netns
+	return r.Name == a.IfName && r.Sandbox == a.Sandbox
 }
 
 // check returns what differs, in words.
 func (a *attachment) check() ([]string, error) {
-	device, err := a.pod.Device(a.args.IfName)
+	device, err := a.Pod.Device(a.IfName)
 	if errors.Is(err, link.ErrNoDevice) {
-		return []string{fmt.Sprintf("the pod has no interface %s", a.args.IfName)}, nil
+		return []string{fmt.Sprintf("the pod has no interface %s", a.IfName)}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (a *attachment) check() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	mode, err := a.bridge().Check(device)
+	mode, err := a.connection.Check(device)
 	if err != nil {
 		return nil, err
 	}
@@ -81,12 +81,12 @@ func (a *attachment) check() ([]string, error) {
 }
 
 func (a *attachment) checkInterface(device link.Device) ([]string, error) {
-	i := slices.IndexFunc(a.result.Interfaces, a.isOwn)
+	i := slices.IndexFunc(a.Result.Interfaces, a.isOwn)
 	if i < 0 {
-		return []string{fmt.Sprintf("prevResult has no interface %s in %s", device.Name, a.args.Netns)}, nil
+		return []string{fmt.Sprintf("prevResult has no interface %s in %s", device.Name, a.Sandbox)}, nil
 	}
 	var differences []string
-	if mac := a.result.Interfaces[i].Mac; mac != "" && mac != device.MAC.String() {
+	if mac := a.Result.Interfaces[i].Mac; mac != "" && mac != device.MAC.String() {
 		differences = append(differences, fmt.Sprintf("hardware address of %s is %s, not %s", device.Name, device.MAC, mac))
 	}
 	if !device.Up {
@@ -104,12 +104,12 @@ func (a *attachment) checkInterface(device link.Device) ([]string, error) {
 }
 
 func (a *attachment) checkAddresses(device link.Device) ([]string, error) {
-	present, err := a.pod.Addresses(device)
+	present, err := a.Pod.Addresses(device)
 	if err != nil {
 		return nil, err
 	}
 	var differences []string
-	for _, ip := range a.result.IPs {
+	for _, ip := range a.Result.IPs {
 		wanted := prefix(ip.Address)
 		if !slices.ContainsFunc(present, func(p link.Address) bool { return p.Prefix == wanted }) {
 			differences = append(differences, fmt.Sprintf("interface %s does not have the address %s", device.Name, wanted))
@@ -121,15 +121,15 @@ func (a *attachment) checkAddresses(device link.Device) ([]string, error) {
 // checkRoutes looks for the routes in any table: a plugin later in the chain
 // may have moved them, as sbr does.
 func (a *attachment) checkRoutes(device link.Device) ([]string, error) {
-	if len(a.result.Routes) == 0 {
+	if len(a.Result.Routes) == 0 {
 		return nil, nil
 	}
-	present, err := a.pod.Routes(device)
+	present, err := a.Pod.Routes(device)
 	if err != nil {
 		return nil, err
 	}
 	var differences []string
-	for _, r := range a.result.Routes {
+	for _, r := range a.Result.Routes {
 		wanted := a.route(r)
 		if !slices.ContainsFunc(present, func(p link.Route) bool { return serves(p, wanted) }) {
 			differences = append(differences, fmt.Sprintf("the pod does not have the route %s dev %s", wanted, device.Name))

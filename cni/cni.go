@@ -3,7 +3,7 @@
 // of steps that are undone when one fails.
 //
 //	runtime ──environment, stdin──▶ cmd/fairlead-cni ──▶ cni ──▶ hostlocal or another program: addresses
-//	        ◀────result, error─────                          ├──▶ bridge: the pod's interface and its other end
+//	        ◀────result, error─────                          ├──▶ a mode: the pod's interface and what it is connected to
 //	                                                         └──▶ link: the kernel
 //
 // It keeps nothing itself: addresses are IPAM's to keep, the rest is read from

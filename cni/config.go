@@ -10,13 +10,13 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/fairlead/fairlead/cni/bridge"
+	"github.com/fairlead/fairlead/cni/mode"
 )
 
 // document is a network's configuration as it comes in: the keys that mean the
 // same in every mode.
 type document struct {
-	CNIVersion string          `json:"cniVersion"`
+	Name       string          `json:"name"`
 	Mode       string          `json:"mode"`
 	IPAM       ipamSection     `json:"ipam"`
 	DNS        types.DNS       `json:"dns"`
@@ -37,13 +37,10 @@ type ipamSection map[string]json.RawMessage
 // config is a valid configuration, with what the runtime asked for beside it.
 type config struct {
 	document
-	ipam   ipam
-	mac    net.HardwareAddr // of the pod's interface; nil: any
-	bridge bridge.Config
+	ipam ipam
+	mac  net.HardwareAddr // of the pod's interface; nil: any
+	mode mode.Config
 }
-
-// modeBridge is the only mode so far, and what the key mode defaults to.
-const modeBridge = "bridge"
 
 // load decodes and validates. Every error is a *types.Error that names the
 // field, its value and what is allowed.
@@ -52,9 +49,11 @@ func load(args *skel.CmdArgs) (config, error) {
 	if err := decode(args.StdinData, &conf.document); err != nil {
 		return config{}, err
 	}
-	if conf.Mode != "" && conf.Mode != modeBridge {
-		return config{}, invalid("mode: %q is unknown: only %q is allowed", conf.Mode, modeBridge)
+	kind, err := findMode(conf.Mode)
+	if err != nil {
+		return config{}, err
 	}
+	conf.mode = kind.config()
 	plugin, err := conf.IPAM.plugin()
 	if err != nil {
 		return config{}, err
@@ -65,10 +64,10 @@ func load(args *skel.CmdArgs) (config, error) {
 	if conf.mac, err = conf.wantedMAC(args.Args); err != nil {
 		return config{}, err
 	}
-	if err := decode(args.StdinData, &conf.bridge); err != nil {
+	if err := decode(args.StdinData, conf.mode); err != nil {
 		return config{}, err
 	}
-	return conf, conf.bridge.Complete()
+	return conf, conf.mode.Complete()
 }
 
 // plugin returns the type of the IPAM plugin, "" if there is to be none.

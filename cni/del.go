@@ -62,6 +62,6 @@ func deleteInPod(host *link.NS, args *skel.CmdArgs) error {
 	if pod.Same(host) {
 		return nil // an interface of the node itself
 	}
-	_, err = pod.Delete(args.IfName, "veth")
+	_, err = pod.Delete(args.IfName, drivers()...)
 	return err
 }

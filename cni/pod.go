@@ -15,26 +15,26 @@ import (
 // configure gives the pod's interface its addresses and routes and sets it up.
 // There is nothing to undo: all of it goes with the interface.
 func (a *attachment) configure() (step.Undo, error) {
-	device, err := a.pod.Device(a.args.IfName)
+	device, err := a.Pod.Device(a.IfName)
 	if err != nil {
 		return nil, err
 	}
-	if len(a.result.IPs) == 0 {
-		return nil, a.pod.SetUp(device)
+	if len(a.Result.IPs) == 0 {
+		return nil, a.Pod.SetUp(device)
 	}
-	if err := a.pod.SetSysctls(a.sysctls()...); err != nil {
+	if err := a.Pod.SetSysctls(a.sysctls()...); err != nil {
 		return nil, err
 	}
-	for _, ip := range a.result.IPs {
-		if err := a.pod.AddAddress(device, prefix(ip.Address)); err != nil {
+	for _, ip := range a.Result.IPs {
+		if err := a.Pod.AddAddress(device, prefix(ip.Address)); err != nil {
 			return nil, err
 		}
 	}
-	if err := a.pod.SetUp(device); err != nil {
+	if err := a.Pod.SetUp(device); err != nil {
 		return nil, err
 	}
-	for _, r := range a.result.Routes {
-		if err := a.pod.AddRoute(device, a.route(r)); err != nil {
+	for _, r := range a.Result.Routes {
+		if err := a.Pod.AddRoute(device, a.route(r)); err != nil {
 			return nil, err
 		}
 	}
@@ -45,8 +45,8 @@ func (a *attachment) configure() (step.Undo, error) {
 // arp_notify is to IPv4 (see link.Announce). accept_dad spares the link-local
 // address, which is not IPAM's, the second that duplicate detection takes.
 func (a *attachment) sysctls() []link.Sysctl {
-	v4 := "net/ipv4/conf/" + a.args.IfName + "/"
-	v6 := "net/ipv6/conf/" + a.args.IfName + "/"
+	v4 := "net/ipv4/conf/" + a.IfName + "/"
+	v6 := "net/ipv6/conf/" + a.IfName + "/"
 	values := []link.Sysctl{
 		{Path: v4 + "arp_notify", Value: "1"},
 		{Path: v6 + "accept_dad", Value: "0"},
@@ -63,7 +63,7 @@ func (a *attachment) sysctls() []link.Sysctl {
 }
 
 func (a *attachment) hasIPv6() bool {
-	return slices.ContainsFunc(a.result.IPs, func(ip *types100.IPConfig) bool {
+	return slices.ContainsFunc(a.Result.IPs, func(ip *types100.IPConfig) bool {
 		return ip.Address.IP.To4() == nil
 	})
 }
@@ -87,7 +87,7 @@ func (a *attachment) route(r *types.Route) link.Route {
 
 // gateway is the first gateway of a family, the zero Addr if there is none.
 func (a *attachment) gateway(is4 bool) netip.Addr {
-	for _, ip := range a.result.IPs {
+	for _, ip := range a.Result.IPs {
 		if gateway := addr(ip.Gateway); gateway.IsValid() && gateway.Is4() == is4 {
 			return gateway
 		}
@@ -97,23 +97,23 @@ func (a *attachment) gateway(is4 bool) netip.Addr {
 
 // setLoopbackUp is what the plugin "loopback" does, so that a chain needs none.
 func (a *attachment) setLoopbackUp() (step.Undo, error) {
-	lo, err := a.pod.Device("lo")
+	lo, err := a.Pod.Device("lo")
 	if err != nil || lo.Up {
 		return nil, err
 	}
-	before, err := a.pod.Addresses(lo)
+	before, err := a.Pod.Addresses(lo)
 	if err != nil {
 		return nil, err
 	}
-	return func() error { return a.setLoopbackDown(lo, before) }, a.pod.SetUp(lo)
+	return func() error { return a.setLoopbackDown(lo, before) }, a.Pod.SetUp(lo)
 }
 
 // setLoopbackDown also takes away the addresses that the kernel gave it.
 func (a *attachment) setLoopbackDown(lo link.Device, before []link.Address) error {
-	if err := a.pod.SetDown(lo); err != nil {
+	if err := a.Pod.SetDown(lo); err != nil {
 		return err
 	}
-	after, err := a.pod.Addresses(lo)
+	after, err := a.Pod.Addresses(lo)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (a *attachment) setLoopbackDown(lo link.Device, before []link.Address) erro
 		if slices.ContainsFunc(before, func(b link.Address) bool { return b.Prefix == addr.Prefix }) {
 			continue
 		}
-		if err := a.pod.DeleteAddress(lo, addr); err != nil {
+		if err := a.Pod.DeleteAddress(lo, addr); err != nil {
 			return err
 		}
 	}

@@ -28,31 +28,34 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"net"
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/cni/link"
+	"github.com/fairlead/fairlead/cni/mode"
 	"github.com/fairlead/fairlead/cni/step"
 )
 
 // Attachment is one interface of one pod.
 type Attachment struct {
-	Config Config
-
-	Host, Pod   *link.NS
-	ContainerID string
-	IfName      string           // of the interface in the pod
-	Sandbox     string           // path of the pod's namespace, as the runtime gave it
-	MAC         net.HardwareAddr // of the interface in the pod; nil: any
-
-	// Result is what IPAM gave (empty without IPAM), and for Check what the
-	// runtime kept. Add and Settle complete it.
-	Result *types100.Result
+	*mode.Attachment
+	Config *Config
 
 	bridge link.Device
+}
+
+// Connect prepares the attachment of a pod's interface.
+func (c *Config) Connect(a *mode.Attachment) mode.Connection {
+	return &Attachment{Attachment: a, Config: c}
+}
+
+// Status reports what is in the way of the bridge.
+func (c *Config) Status(host *link.NS) error {
+	a := Attachment{Attachment: &mode.Attachment{Host: host}, Config: c}
+	_, err := a.plan(nil)
+	return err
 }
 
 // The interfaces of a result, by index.

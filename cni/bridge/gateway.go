@@ -17,7 +17,7 @@ import (
 // The rules are the reference plugin's, but for one: a default route from IPAM
 // counts also when it names no gateway. The reference then adds a second one,
 // which is the same, and the kernel refuses it.
-func (c Config) completeResult(r *types100.Result) ([]netip.Prefix, error) {
+func (c *Config) completeResult(r *types100.Result) ([]netip.Prefix, error) {
 	var gateways []netip.Prefix
 	for _, ip := range r.IPs {
 		ip.Interface = types100.Int(podInterface)

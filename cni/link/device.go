@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -129,14 +130,14 @@ func (ns *NS) Announce(d Device) error {
 	return nil
 }
 
-// Delete removes the interface of that name if it is of that kind, of a veth
-// both ends, and reports whether there was one.
-func (ns *NS) Delete(name, kind string) (bool, error) {
+// Delete removes the interface of that name if it is of one of these kinds, of a
+// veth both ends, and reports whether there was one.
+func (ns *NS) Delete(name string, kinds ...string) (bool, error) {
 	d, err := ns.Device(name)
 	if errors.Is(err, ErrNoDevice) {
 		return false, nil
 	}
-	if err != nil || d.Kind != kind {
+	if err != nil || !slices.Contains(kinds, d.Kind) {
 		return false, err
 	}
 	err = ns.netlink.LinkDel(d.link())
