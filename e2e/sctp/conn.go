@@ -120,9 +120,9 @@ func (c *conn) failed(op string, err error) error {
 		err = c.path.reason()
 	}
 	switch {
-	case op == "read" && err == io.EOF:
+	case op == "read" && errors.Is(err, io.EOF):
 		return io.EOF
-	case err == io.EOF, errors.Is(err, sctp.ErrPayloadDataStateNotExist):
+	case errors.Is(err, io.EOF), errors.Is(err, sctp.ErrPayloadDataStateNotExist):
 		err = syscall.EPIPE // the peer has shut down, or is about to
 	}
 	return &net.OpError{Op: op, Net: "sctp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}

@@ -26,7 +26,7 @@ func dialKernel(ctx context.Context, laddr, raddr netip.AddrPort) (net.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	defer socket.Close()
+	defer func() { _ = socket.Close() }()
 	if err := connect(ctx, socket, raddr); err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func listenKernel(laddr netip.AddrPort) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer socket.Close()
+	defer func() { _ = socket.Close() }()
 	err = control(socket, func(fd int) error { return unix.Listen(fd, unix.SOMAXCONN) })
 	if err != nil {
 		return nil, os.NewSyscallError("listen", err)
@@ -64,7 +64,7 @@ func sourceFor(laddr, raddr netip.AddrPort) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	defer probe.Close()
+	defer func() { _ = probe.Close() }()
 	source := probe.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 	return netip.AddrPortFrom(source, laddr.Port()), nil
 }

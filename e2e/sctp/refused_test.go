@@ -182,7 +182,7 @@ func send(t *testing.T, from *netns.NS, p *path, out packet) {
 		if err != nil {
 			return err
 		}
-		defer raw.Close()
+		defer func() { _ = raw.Close() }()
 		_, err = raw.Write(out)
 		return err
 	})

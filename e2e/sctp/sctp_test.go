@@ -100,7 +100,7 @@ func TestPeerClosesAtOnce(t *testing.T) {
 	}()
 	for range 100 {
 		c := dialT(t, l.client, portOf(server.Addr()))
-		if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Fatalf("read returned %d, %v", n, err)
 		}
 		if err := c.Close(); err != nil {
@@ -408,7 +408,7 @@ func TestDialEndsWithContext(t *testing.T) {
 	server := listen(t, l.server, families[0].server, 9)
 	for _, want := range []error{context.DeadlineExceeded, context.Canceled} {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		if want == context.Canceled {
+		if errors.Is(want, context.Canceled) {
 			cancel()
 		}
 		if _, err := dial(ctx, l.client, portOf(server.Addr())); !errors.Is(err, want) {
