@@ -36,12 +36,21 @@ type Backend interface {
 
 // Observer is told what the loop does.
 type Observer interface {
-	// News: there is something that the kernel does not have yet.
-	News(u service.Update)
-	// Synced: the kernel agrees with t, which differed by change. It took took.
-	Synced(t *service.Table, change service.Change, took time.Duration)
-	// Failed: the kernel may not agree with the Table.
-	Failed(err error)
+	// News: there is something that the kernel may not have yet.
+	News(news watch.News)
+	// Synced: the kernel was told something, or did not take it.
+	Synced(r Round)
+	// UpToDate: there is nothing that the kernel does not have.
+	UpToDate()
+}
+
+// Round is one Sync of the backend.
+type Round struct {
+	Table     *service.Table // not to be kept: it changes with the next round
+	Change    service.Change
+	Conflicts int // claims of Services that lost
+	Took      time.Duration
+	Err       error
 }
 
 // HealthChecks answers load balancers.
@@ -86,31 +95,44 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.reportProblems(news)
 		change := p.Resolver.Apply(news.Update)
 		p.reportConflicts()
-		if synced && change.Empty() {
-			p.tell(func(o Observer) { o.News(news.Update); o.Synced(p.Resolver.Table(), change, 0) })
-			continue
+		p.tell(func(o Observer) { o.News(news) })
+		if !synced || !change.Empty() {
+			synced = p.sync(ctx, change)
 		}
-		p.tell(func(o Observer) { o.News(news.Update) })
-		started := time.Now()
-		err = p.Backend.Sync(ctx, p.Resolver.Table(), change)
-		synced = err == nil
-		if synced {
+		switch {
+		case synced:
 			retry = 0
-			p.done(ctx, change, time.Since(started))
-		} else if ctx.Err() == nil {
+			p.tell(func(o Observer) { o.UpToDate() })
+		case ctx.Err() == nil:
 			retry = min(max(2*retry, retryMin), retryMax)
-			p.Log.Error("sync failed, trying again", "error", err, "in", retry)
-			p.tell(func(o Observer) { o.Failed(err) })
+			p.Log.Info("sync will be tried again", "in", retry)
 		}
 	}
 }
 
-// done is what follows when the kernel agrees with the Table.
-func (p *Proxy) done(ctx context.Context, change service.Change, took time.Duration) {
+// sync makes the kernel agree with the Table and says whether it does.
+func (p *Proxy) sync(ctx context.Context, change service.Change) bool {
 	t := p.Resolver.Table()
+	started := time.Now()
+	err := p.Backend.Sync(ctx, t, change)
+	took := time.Since(started)
+	if ctx.Err() != nil {
+		return false
+	}
+	p.tell(func(o Observer) {
+		o.Synced(Round{Table: t, Change: change, Conflicts: len(p.reported), Took: took, Err: err})
+	})
+	if err != nil {
+		p.Log.Error("sync failed", "error", err)
+		return false
+	}
 	p.Log.Info("synced", "frontends", len(t.Frontends), "pools", len(t.Pools),
 		"frontends_changed", len(change.Frontends), "pools_changed", len(change.Pools), "took", took)
-	p.tell(func(o Observer) { o.Synced(t, change, took) })
+	p.syncHealthChecks(ctx, t)
+	return true
+}
+
+func (p *Proxy) syncHealthChecks(ctx context.Context, t *service.Table) {
 	if p.HealthChecks == nil {
 		return
 	}

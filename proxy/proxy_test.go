@@ -61,11 +61,11 @@ func (*recorder) Cleanup(context.Context) error { return nil }
 // observed notes what an Observer is told.
 type observed struct{ words []string }
 
-func (o *observed) News(service.Update) { o.words = append(o.words, "news") }
-func (o *observed) Synced(t *service.Table, _ service.Change, _ time.Duration) {
-	o.words = append(o.words, fmt.Sprintf("synced %d", len(t.Frontends)))
+func (o *observed) News(watch.News) { o.words = append(o.words, "news") }
+func (o *observed) Synced(r Round) {
+	o.words = append(o.words, fmt.Sprintf("synced %d, error %v", len(r.Table.Frontends), r.Err))
 }
-func (o *observed) Failed(err error) { o.words = append(o.words, "failed: "+err.Error()) }
+func (o *observed) UpToDate() { o.words = append(o.words, "up to date") }
 
 func oneService(name string) service.Update {
 	n := service.Name{Namespace: "default", Name: name}
@@ -132,14 +132,18 @@ func TestObserversAndHealthChecks(t *testing.T) {
 		}
 		source <- u
 		time.Sleep(time.Second)
-		source <- oneService("a")
+		source <- u // nothing new
 		synctest.Wait()
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	want := []string{"news", "failed: kernel says no", "news", "synced 1", "news", "synced 1"}
+	want := []string{
+		"news", "synced 1, error kernel says no",
+		"news", "synced 1, error <nil>", "up to date", // the retry
+		"news", "up to date",
+	}
 	if diff := cmp.Diff(want, o.words); diff != "" {
 		t.Error(diff)
 	}

@@ -14,7 +14,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fairlead/fairlead/proxy/service"
+	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/watch"
 )
 
 // Late is how long news may wait for the kernel before the proxy counts as ill:
@@ -40,10 +41,10 @@ func NewMonitor(node string, now func() time.Time) *Monitor {
 }
 
 // News is told that something changed that the kernel does not have yet.
-func (m *Monitor) News(u service.Update) {
+func (m *Monitor) News(news watch.News) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if node, ok := u.Nodes[m.node]; ok {
+	if node, ok := news.Update.Nodes[m.node]; ok {
 		m.leaving = node == nil || node.Leaving
 	}
 	if m.waiting.IsZero() {
@@ -51,15 +52,15 @@ func (m *Monitor) News(u service.Update) {
 	}
 }
 
-// Synced is told that the kernel agrees with the Table.
-func (m *Monitor) Synced(*service.Table, service.Change, time.Duration) {
+// UpToDate is told that the kernel agrees with the Table.
+func (m *Monitor) UpToDate() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.waiting, m.synced = time.Time{}, m.now()
 }
 
-// Failed changes nothing: what waits goes on waiting.
-func (m *Monitor) Failed(error) {}
+// Synced changes nothing: UpToDate follows when all is well.
+func (m *Monitor) Synced(proxy.Round) {}
 
 // state is what the answers are made of.
 type state struct {
