@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/health"
 	"github.com/fairlead/fairlead/proxy/iptables"
+	"github.com/fairlead/fairlead/proxy/metrics"
 	"github.com/fairlead/fairlead/proxy/service"
 	"github.com/fairlead/fairlead/proxy/watch"
 )
@@ -27,6 +29,7 @@ type proxyFlags struct {
 	nodePorts    []string
 	logFormat    string
 	healthAddr   string
+	metricsAddr  string
 	backendFlags
 }
 
@@ -63,6 +66,7 @@ has programmed stays and goes on working ('fairlead cleanup' removes it).`,
 	cmd.Flags().StringSliceVar(&f.nodePorts, "nodeport-addresses", []string{"primary"}, `which of the node's addresses node ports are on: ranges, or primary, or all`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	cmd.Flags().StringVar(&f.healthAddr, "healthz-bind-address", "0.0.0.0:10256", `where /healthz and /livez are answered; "" for nowhere`)
+	cmd.Flags().StringVar(&f.metricsAddr, "metrics-bind-address", "127.0.0.1:10249", `where /metrics and /proxyMode are answered; "" for nowhere`)
 	f.register(cmd)
 	return cmd
 }
@@ -91,22 +95,39 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 	for _, err := range backend.Missing() {
 		log.Warn("one address family is not served", "error", err)
 	}
-	monitor := health.NewMonitor(config.NodeName, time.Now)
-	stop, err := serve(ctx, "--healthz-bind-address", f.healthAddr, monitor.Handler())
+	p := proxy.Proxy{Source: source, Resolver: service.NewResolver(config), Backend: backend, Log: log}
+	stop, err := f.observe(ctx, &p, config.NodeName)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	checks := health.NewNodePorts(monitor.Healthy)
-	defer checks.Close()
 	log.Info("proxy starts", "version", version, "node", config.NodeName, "mode", f.mode, "backend", backend, "manifests", f.manifests)
-	p := proxy.Proxy{
-		Source: source, Resolver: service.NewResolver(config), Backend: backend, Log: log,
-		Observers: []proxy.Observer{monitor}, HealthChecks: checks,
-	}
 	err = p.Run(ctx)
 	log.Info("proxy ends; what is programmed stays")
 	return err
+}
+
+// observe adds to the proxy what answers others about it, until stop is called.
+func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (stop func(), err error) {
+	monitor, counters := health.NewMonitor(node, time.Now), metrics.New(version, f.mode)
+	checks := health.NewNodePorts(monitor.Healthy)
+	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters}, checks
+
+	stopHealth, err := serve(ctx, "--healthz-bind-address", f.healthAddr, monitor.Handler())
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", counters.Handler())
+	mux.HandleFunc("GET /proxyMode", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, f.mode)
+	})
+	stopMetrics, err := serve(ctx, "--metrics-bind-address", f.metricsAddr, mux)
+	if err != nil {
+		stopHealth()
+		return nil, err
+	}
+	return func() { checks.Close(); stopMetrics(); stopHealth() }, nil
 }
 
 // serviceConfig checks what is said of the node and the cluster.

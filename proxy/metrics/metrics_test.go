@@ -1,0 +1,69 @@
+package metrics
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/service"
+	"github.com/fairlead/fairlead/proxy/watch"
+)
+
+// scrape returns the samples of the proxy's own metrics, without those of time.
+func scrape(t *testing.T, m *Metrics) []string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	var out []string
+	for line := range strings.Lines(w.Body.String()) {
+		line = strings.TrimSpace(line)
+		ours := strings.HasPrefix(line, "kubeproxy_") || strings.HasPrefix(line, "fairlead_")
+		if ours && !strings.Contains(line, "timestamp") && !strings.Contains(line, "_bucket{") && !strings.Contains(line, "_sum ") {
+			out = append(out, line)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestMetrics(t *testing.T) {
+	name := service.Name{Namespace: "default", Name: "web"}
+	m := New("v1", "iptables")
+	bad := watch.Problem{Message: "bad"}
+	m.News(watch.News{
+		Update: service.Update{
+			Services: map[service.Name]*service.Service{name: {}},
+			Slices:   map[service.Name]*service.Slice{name: nil, {Name: "x"}: {}},
+		},
+		Problems: []watch.Problem{bad, bad, {Note: true}},
+	})
+	table := &service.Table{
+		Frontends: map[service.Key]service.Frontend{{Port: 1}: {}, {Port: 2}: {}},
+		Pools:     map[service.PoolID]service.Pool{{}: {}},
+	}
+	m.Synced(proxy.Round{Table: table, Err: errors.New("no"), Took: time.Millisecond})
+	m.Synced(proxy.Round{Table: table, Conflicts: 3, Took: time.Millisecond})
+	m.News(watch.News{Mended: []watch.Problem{bad}})
+	m.UpToDate()
+	want := []string{
+		`fairlead_build_info{mode="iptables",version="v1"} 1`,
+		"fairlead_conflicts 3",
+		"fairlead_frontends 2",
+		"fairlead_pools 1",
+		"fairlead_problems 1",
+		"fairlead_sync_failures_total 1",
+		"kubeproxy_sync_proxy_rules_duration_seconds_count 2",
+		"kubeproxy_sync_proxy_rules_endpoint_changes_total 2",
+		"kubeproxy_sync_proxy_rules_service_changes_total 1",
+	}
+	if diff := cmp.Diff(want, scrape(t, m)); diff != "" {
+		t.Error(diff)
+	}
+}
