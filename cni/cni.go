@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -30,7 +31,10 @@ type Plugin struct {
 
 // Funcs are the verbs as skel calls them.
 func (p *Plugin) Funcs() skel.CNIFuncs {
-	return skel.CNIFuncs{Add: verb(p.Add), Del: verb(p.Del), Check: verb(p.Check)}
+	return skel.CNIFuncs{
+		Add: verb(p.Add), Del: verb(p.Del), Check: verb(p.Check),
+		Status: verb(p.Status), GC: verb(p.GC),
+	}
 }
 
 // IPAMFuncs are the verbs of the IPAM plugin alone, for other plugins that
@@ -44,12 +48,15 @@ func (p *Plugin) IPAMFuncs() skel.CNIFuncs {
 		}
 		return p.print(result, args.StdinData)
 	}
-	return skel.CNIFuncs{Add: verb(add), Del: verb(ipam.Del), Check: verb(ipam.Check)}
+	return skel.CNIFuncs{
+		Add: verb(add), Del: verb(ipam.Del), Check: verb(ipam.Check),
+		Status: verb(ipam.Status), GC: verb(ipam.GC),
+	}
 }
 
 // verb has f return errors as the specification wants them, with all of their
 // text. skel passes on only the *types.Error that it finds inside, without the
-// words around it.
+// words around it. Several errors (errors.Join) become one line.
 func verb(f func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		err := f(context.Background(), args)
@@ -61,7 +68,7 @@ func verb(f func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) erro
 		if errors.As(err, &coded) && coded.Code != types.ErrUnknown {
 			code = coded.Code
 		}
-		return types.NewError(code, err.Error(), "")
+		return types.NewError(code, strings.ReplaceAll(err.Error(), "\n", "; "), "")
 	}
 }
 

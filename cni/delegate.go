@@ -78,6 +78,16 @@ func (d delegate) Check(ctx context.Context, args *skel.CmdArgs) error {
 	return err
 }
 
+func (d delegate) Status(ctx context.Context, args *skel.CmdArgs) error {
+	_, err := d.run(ctx, "STATUS", args)
+	return err
+}
+
+func (d delegate) GC(ctx context.Context, args *skel.CmdArgs) error {
+	_, err := d.run(ctx, "GC", args)
+	return err
+}
+
 // run starts the plugin in this thread's namespace, the host's, and returns
 // what it printed. An error wraps the *types.Error that the plugin reported.
 func (d delegate) run(ctx context.Context, verb string, args *skel.CmdArgs) ([]byte, error) {

@@ -95,7 +95,7 @@ func inProcess(n *node, verb string, p pod, conf []byte) ([]byte, error) {
 
 func callVerb(n *node, verb string, p pod, conf []byte, out io.Writer) error {
 	funcs := (&cni.Plugin{Stdout: out}).Funcs()
-	verbs := map[string]func(*skel.CmdArgs) error{"ADD": funcs.Add, "DEL": funcs.Del, "CHECK": funcs.Check}
+	verbs := map[string]func(*skel.CmdArgs) error{"ADD": funcs.Add, "DEL": funcs.Del, "CHECK": funcs.Check, "STATUS": funcs.Status, "GC": funcs.GC}
 	return n.ns.Do(func() error {
 		return verbs[verb](&skel.CmdArgs{
 			ContainerID: p.id, Netns: p.netns, IfName: p.ifName, Args: p.args, Path: n.path, StdinData: conf,

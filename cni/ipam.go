@@ -19,6 +19,10 @@ type ipam interface {
 	// Del succeeds if there is nothing to give back.
 	Del(context.Context, *skel.CmdArgs) error
 	Check(context.Context, *skel.CmdArgs) error
+	// Status reports why the next Add would fail.
+	Status(context.Context, *skel.CmdArgs) error
+	// GC gives back what no valid attachment holds.
+	GC(context.Context, *skel.CmdArgs) error
 }
 
 // newIPAM returns the plugin of that type, or none for type "".
@@ -39,5 +43,7 @@ type none struct{}
 func (none) Add(context.Context, *skel.CmdArgs) (*types100.Result, error) {
 	return &types100.Result{CNIVersion: types100.ImplementedSpecVersion}, nil
 }
-func (none) Del(context.Context, *skel.CmdArgs) error   { return nil }
-func (none) Check(context.Context, *skel.CmdArgs) error { return nil }
+func (none) Del(context.Context, *skel.CmdArgs) error    { return nil }
+func (none) Check(context.Context, *skel.CmdArgs) error  { return nil }
+func (none) Status(context.Context, *skel.CmdArgs) error { return nil }
+func (none) GC(context.Context, *skel.CmdArgs) error     { return nil }

@@ -147,6 +147,7 @@ func (a *Attachment) connect() (step.Undo, error) {
 		Name:    PortName(a.ContainerID, a.IfName),
 		MAC:     link.NewMAC(),
 		Master:  a.bridge,
+		Group:   group(a.Network),
 		MTU:     a.Config.MTU,
 		Peer:    a.IfName,
 		PeerNS:  a.Pod,

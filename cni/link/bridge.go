@@ -3,6 +3,7 @@ package link
 import (
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 )
@@ -22,22 +23,11 @@ func (ns *NS) AddBridge(name string, mac net.HardwareAddr, mtu int) error {
 
 // Ports returns the interfaces that are ports of a bridge.
 func (ns *NS) Ports(bridge Device) ([]Device, error) {
-	all, err := retry(ns.netlink.LinkList)
+	all, err := ns.Devices()
 	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
+		return nil, err
 	}
-	var ports []Device
-	for _, l := range all {
-		if l.Attrs().MasterIndex != bridge.Index {
-			continue
-		}
-		port, err := device(l, l.Attrs().Name, nil)
-		if err != nil {
-			return nil, err
-		}
-		ports = append(ports, port)
-	}
-	return ports, nil
+	return slices.DeleteFunc(all, func(d Device) bool { return d.Master != bridge.Index }), nil
 }
 
 // SetHairpin sets whether a bridge sends a frame back out of the port it came

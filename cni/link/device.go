@@ -22,8 +22,9 @@ type Device struct {
 	Up      bool // wanted up by its owner
 	Running bool // RFC 2863: up in fact, and everything above it knows
 	Promisc bool // wanted promiscuous by its owner, not by a capture
-	Master  int  // index of the bridge whose port it is; 0: none
-	Peer    int  // of a veth: index of the other end, in the namespace of the other end
+	Group   uint32
+	Master  int // index of the bridge whose port it is; 0: none
+	Peer    int // of a veth: index of the other end, in the namespace of the other end
 }
 
 // Device finds an interface by name. The error wraps ErrNoDevice if there is none.
@@ -46,6 +47,23 @@ func device(found netlink.Link, name string, err error) (Device, error) {
 	if err != nil {
 		return Device{}, fmt.Errorf("find interface %s: %w", name, err)
 	}
+	return described(found), nil
+}
+
+// Devices returns all interfaces.
+func (ns *NS) Devices() ([]Device, error) {
+	found, err := retry(ns.netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	devices := make([]Device, 0, len(found))
+	for _, l := range found {
+		devices = append(devices, described(l))
+	}
+	return devices, nil
+}
+
+func described(found netlink.Link) Device {
 	a := found.Attrs()
 	return Device{
 		Index:   a.Index,
@@ -56,9 +74,10 @@ func device(found netlink.Link, name string, err error) (Device, error) {
 		Up:      a.RawFlags&unix.IFF_UP != 0,
 		Running: a.OperState == netlink.OperUp,
 		Promisc: a.RawFlags&unix.IFF_PROMISC != 0,
+		Group:   a.Group,
 		Master:  a.MasterIndex,
 		Peer:    a.ParentIndex,
-	}, nil
+	}
 }
 
 // NewMAC makes up a hardware address: unicast and locally administered (IEEE

@@ -14,6 +14,7 @@ type Veth struct {
 	Name   string // of the end in the namespace where it is made
 	MAC    net.HardwareAddr
 	Master Device // the bridge whose port this end is
+	Group  uint32 // of this end; 0: the default
 	MTU    int    // of both ends; 0: the kernel's default
 
 	Peer    string // name of the other end
@@ -41,6 +42,7 @@ func (ns *NS) AddVeth(v Veth) error {
 		request.AddData(attr)
 	}
 	request.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(v.Master.Index))))
+	request.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(v.Group)))
 	request.AddData(v.info())
 	if _, err := request.Execute(unix.NETLINK_ROUTE, 0); err != nil {
 		return fmt.Errorf("add veth %s with peer %s: %w", v.Name, v.Peer, err)

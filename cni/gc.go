@@ -1,0 +1,63 @@
+package cni
+
+import (
+	"context"
+	"errors"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/fairlead/fairlead/cni/bridge"
+	"github.com/fairlead/fairlead/cni/link"
+)
+
+// GC removes what is left of pods of this network that the runtime does not
+// know, whose DEL was lost. It does what it can, also with a configuration that
+// ADD refuses, and reports at the end all that it could not.
+//
+// Interfaces go before addresses, as in DEL.
+func (p *Plugin) GC(ctx context.Context, args *skel.CmdArgs) error {
+	var d document
+	_ = decode(args.StdinData, &d) // as in DEL
+	valid, err := validAttachments(args.StdinData)
+	if err != nil {
+		return err
+	}
+	return errors.Join(collectLinks(d.Name, valid), collectAddresses(ctx, d, args))
+}
+
+// validAttachments are the pods to keep. No list is not an empty list: that
+// would cut off every pod of the network.
+func validAttachments(stdin []byte) ([]types.GCAttachment, error) {
+	var conf struct {
+		Valid *[]types.GCAttachment `json:"cni.dev/valid-attachments"`
+	}
+	if err := decode(stdin, &conf); err != nil {
+		return nil, err
+	}
+	if conf.Valid == nil {
+		return nil, invalid("cni.dev/valid-attachments: no value is not allowed: GC needs the list of the attachments to keep")
+	}
+	return *conf.Valid, nil
+}
+
+func collectLinks(network string, valid []types.GCAttachment) error {
+	host, err := link.Host()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return bridge.GC(host, network, valid)
+}
+
+func collectAddresses(ctx context.Context, d document, args *skel.CmdArgs) error {
+	plugin, err := d.IPAM.plugin()
+	if err != nil {
+		return nil // no ADD succeeded with it
+	}
+	ipam, err := newIPAM(plugin, args.Path)
+	if err != nil {
+		return err
+	}
+	return ipam.GC(ctx, args)
+}
