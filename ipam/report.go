@@ -37,7 +37,12 @@ type Usage struct {
 	Free        *big.Int
 	Cooldown    time.Duration
 	Oldest      time.Time // when the oldest of its leases began; zero: it has none
+
+	stock *stock
 }
+
+// Gives says that the address is one of Size.
+func (u Usage) Gives(addr netip.Addr) bool { return u.stock.canGive(addr) }
 
 // Ranges returns the usage of every range of which an address was asked for in
 // the boot and that is still configured or has an address held or cooling.
@@ -66,7 +71,7 @@ func Ranges(tx Tx, boot string, now time.Time) ([]Usage, error) {
 }
 
 func (s *stock) usage(tx Tx, leases []Lease, now time.Time) (Usage, error) {
-	u := Usage{First: s.First, Last: s.Last, Cooldown: s.Cooldown, Size: s.size()}
+	u := Usage{First: s.First, Last: s.Last, Cooldown: s.Cooldown, Size: s.size(), stock: s}
 	for _, lease := range leases {
 		for _, addr := range lease.Addrs {
 			if !s.canGive(addr) {

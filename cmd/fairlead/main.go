@@ -10,8 +10,11 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/fairlead/fairlead/ipam/disk"
 )
 
 // version is set by the linker.
@@ -19,15 +22,21 @@ var version = "unknown"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], env{stdout: os.Stdout, stderr: os.Stderr, hostname: os.Hostname})
+	code := run(ctx, os.Args[1:], env{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		hostname: os.Hostname, bootID: disk.BootID, now: time.Now,
+	})
 	stop()
 	os.Exit(code)
 }
 
 // env is what the commands know of the world around them.
 type env struct {
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	hostname       func() (string, error)
+	bootID         func() (string, error) // of the running boot of the kernel
+	now            func() time.Time
 }
 
 // Exit codes.
@@ -66,7 +75,7 @@ func run(ctx context.Context, args []string, e env) int {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w: see '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(proxyCommand(e), cleanupCommand(e), versionCommand(e))
+	root.AddCommand(proxyCommand(e), cleanupCommand(e), ipamCommand(e), versionCommand(e))
 
 	err := root.ExecuteContext(ctx)
 	var usage usageError

@@ -37,6 +37,7 @@ func TestUsageErrors(t *testing.T) {
 		{"proxy --manifests " + dir + " --nodeport-addresses all,10.0.0.0/8", `--nodeport-addresses "all": must be a range like 10.244.0.0/16 or fd00:10:244::/48, or alone primary or all`},
 		{"proxy --manifests " + dir + " --log-format xml", `--log-format "xml": allowed are text and json`},
 		{"proxy --manifests " + dir + " --healthz-bind-address x", `--healthz-bind-address "x": must be an address and a port, like 0.0.0.0:10256 or [::]:10256, or ""`},
+		{"ipam bogus", `unknown command "bogus": see 'fairlead ipam --help'`},
 		{"cleanup --mode ipvs", `--mode "ipvs": allowed is iptables`},
 	}
 	for _, tt := range tests {
