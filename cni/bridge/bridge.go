@@ -21,6 +21,8 @@
 //   - The pod's loopback is up.
 //   - The host's end has the kernel's queue length, 1000, and not 0. Its
 //     accept_ra is left alone: what comes in by a port is the bridge's.
+//   - Both ends have one queue allocated and not one for each processor, of which
+//     one is in use.
 package bridge
 
 import (
