@@ -10,6 +10,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/mode"
 )
 
@@ -49,7 +50,7 @@ func load(args *skel.CmdArgs) (config, error) {
 	if err := decode(args.StdinData, &conf.document); err != nil {
 		return config{}, err
 	}
-	kind, err := findMode(conf.Mode)
+	kind, err := findMode(conf.Mode, args.StdinData)
 	if err != nil {
 		return config{}, err
 	}
@@ -114,10 +115,9 @@ func (d document) wantedMAC(cniArgs string) (net.HardwareAddr, error) {
 }
 
 func parseMAC(field, value string) (net.HardwareAddr, error) {
-	const multicast = 1 // of the first octet, IEEE 802 section 8.2
-	mac, err := net.ParseMAC(value)
-	if err != nil || len(mac) != 6 || mac[0]&multicast != 0 || mac.String() == "00:00:00:00:00:00" {
-		return nil, invalid("%s: %q is not allowed: it must be the hardware address of one host, like 0a:58:0a:f4:01:05", field, value)
+	mac, err := link.ParseMAC(value)
+	if err != nil {
+		return nil, invalid("%s: %v", field, err)
 	}
 	return mac, nil
 }

@@ -20,7 +20,7 @@ func TestConfigurationIsRefused(t *testing.T) {
 		wantCode uint
 		want     string
 	}{
-		"mode":                 {keys: `{"mode": "macvtap"}`, wantCode: invalid, want: `mode: "macvtap" is unknown: it must be "bridge"`},
+		"mode":                 {keys: `{"mode": "macvtap"}`, wantCode: invalid, want: `mode: "macvtap" is unknown: it must be "bridge" or "macvlan"`},
 		"mode of wrong type":   {keys: `{"mode": 1}`, wantCode: invalid, want: `mode: a JSON number is not allowed: it must be a string`},
 		"bridge with a slash":  {keys: `{"bridge": "a/b"}`, wantCode: invalid, want: `bridge: "a/b" is not the name of an interface: 1 to 15 characters are allowed, none of them / or : or a space`},
 		"bridge too long":      {keys: `{"bridge": "a234567890123456"}`, wantCode: invalid, want: `bridge: "a234567890123456" is not the name of an interface: 1 to 15 characters are allowed, none of them / or : or a space`},

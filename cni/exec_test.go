@@ -68,7 +68,7 @@ func TestProgramReportsErrors(t *testing.T) {
 	if err := json.Unmarshal(out, &got); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	want := map[string]any{"code": 7.0, "msg": `mode: "tunnel" is unknown: it must be "bridge"`}
+	want := map[string]any{"code": 7.0, "msg": `mode: "tunnel" is unknown: it must be "bridge" or "macvlan"`}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
 	}

@@ -7,12 +7,20 @@ import (
 	"strings"
 
 	"github.com/fairlead/fairlead/cni/bridge"
+	"github.com/fairlead/fairlead/cni/macvlan"
 	"github.com/fairlead/fairlead/cni/mode"
+)
+
+// The values of the key mode.
+const (
+	modeBridge  = "bridge"
+	modeMacvlan = "macvlan"
 )
 
 // modes are the ways to connect a pod, by the value of the key mode.
 var modes = map[string]modeKind{
-	"bridge": {config: func() mode.Config { return new(bridge.Config) }, driver: "veth"},
+	modeBridge:  {config: func() mode.Config { return new(bridge.Config) }, driver: "veth"},
+	modeMacvlan: {config: func() mode.Config { return new(macvlan.Config) }, driver: macvlan.Kind},
 }
 
 // modeKind is what a mode is to the verbs.
@@ -21,12 +29,11 @@ type modeKind struct {
 	driver string             // the kind of a pod's interface, as the kernel names it
 }
 
-// defaultMode makes a configuration of the reference bridge plugin one of this.
-const defaultMode = "bridge"
-
-func findMode(name string) (modeKind, error) {
-	if name == "" {
-		name = defaultMode
+// findMode returns the mode of a configuration that says mode: name.
+func findMode(name string, stdin []byte) (modeKind, error) {
+	name, err := meantMode(name, stdin)
+	if err != nil {
+		return modeKind{}, err
 	}
 	kind, ok := modes[name]
 	if !ok {
