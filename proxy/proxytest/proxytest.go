@@ -52,6 +52,7 @@ func Run(t *testing.T, start func(context.Context) (proxy.Backend, error)) {
 				for _, b := range behaviours {
 					t.Run(b.name, func(t *testing.T) { newCluster(t, w, backend, v).try(t, b) })
 				}
+				t.Run("random clusters", func(t *testing.T) { newCluster(t, w, backend, v).random(t) })
 				t.Run("flows that last", func(t *testing.T) { newCluster(t, w, backend, v).lasting(t) })
 			})
 		}
@@ -106,7 +107,7 @@ func (c *cluster) try(t *testing.T, b behaviour) {
 			if diff := cmp.Diff(f.want, describe(decision)); diff != "" {
 				t.Errorf("%s: (-row +oracle)\n%s", name, diff)
 			}
-			if diff := cmp.Diff(seen(decision, f.from), c.observe(t, f.from, to, decision)); diff != "" {
+			if diff := cmp.Diff(seen(decision, f.from, to.Addr()), c.observe(t, f.from, to, decision)); diff != "" {
 				t.Errorf("%s: (-oracle +packets)\n%s", name, diff)
 			}
 		}
@@ -130,10 +131,13 @@ func describe(d service.Decision) string {
 	return strings.Join(words, " ")
 }
 
-// seen is describe as far as packets show it: nobody can tell Pass from Drop, and
-// a masqueraded flow of the node's own has an address of the node as before.
-func seen(d service.Decision, from string) string {
+// seen is describe as far as packets show it: nobody can tell Pass from Drop, but
+// at the node's own address, where the node itself refuses what is for nobody;
+// and a masqueraded flow of the node's own has an address of the node as before.
+func seen(d service.Decision, from string, to netip.Addr) string {
 	switch {
+	case d.Verdict == service.Pass && party(to) == "node":
+		return "reject"
 	case d.Verdict == service.Pass || d.Verdict == service.Drop:
 		return "silence"
 	case from == "node":
@@ -174,7 +178,7 @@ func (c *cluster) observe(t *testing.T, from string, to netip.AddrPort, d servic
 	case errors.Is(err, syscall.EPERM) && from == "node":
 		// The packet did not pass the sender's own output filter. Whether that
 		// would have sent an error too cannot be seen.
-		return seen(d, from)
+		return seen(d, from, to.Addr())
 	case timeout && limit == silence:
 		return "silence"
 	case err != nil:
@@ -186,7 +190,7 @@ func (c *cluster) observe(t *testing.T, from string, to netip.AddrPort, d servic
 		turns[word(r.Server, masqueraded)]++
 	}
 	if d.Affinity > 0 {
-		return kept(turns, seen(d, from))
+		return kept(turns, seen(d, from, to.Addr()))
 	}
 	var words []string
 	for w, got := range turns {
