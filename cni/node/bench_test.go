@@ -1,0 +1,117 @@
+package node
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/fairlead/fairlead/e2e/netns"
+)
+
+// benchMembers are nodes with pods of both families: half on the link of this
+// node, half behind a router.
+func benchMembers(n int) []Member {
+	members := make([]Member, n)
+	for i := range members {
+		hi, lo := byte(i>>8), byte(i)
+		lan4, lan6 := byte(0), byte(0)
+		if i%2 == 1 {
+			lan4, lan6 = 9, 9
+		}
+		members[i] = Member{
+			Name: fmt.Sprintf("node-%04d", i),
+			Addrs: []netip.Addr{
+				netip.AddrFrom4([4]byte{10, 100 + lan4, hi, lo}),
+				netip.AddrFrom16([16]byte{0: 0xfd, 1: lan6, 13: 1, 14: hi, 15: lo}),
+			},
+			PodCIDRs: []netip.Prefix{
+				netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16 + hi, lo, 0}), 24),
+				netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x88, 6: hi, 7: lo}), 64),
+			},
+		}
+	}
+	return members
+}
+
+// benchNode is a node that has such others.
+func benchNode(b *testing.B) *testNode {
+	b.Helper()
+	n := &testNode{
+		Member: Member{"self", addrs("10.100.255.1", "fd00::ff:1"), cidrs("192.168.0.0/24", "fd77::/64")},
+		ns:     netns.NewT(b),
+	}
+	n.ns.RunT(b, "sh", "-ec", `
+		sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
+		ip link set lo up
+		ip link add eth0 type bridge
+		ip addr add 10.100.255.1/16 dev eth0
+		ip addr add fd00::ff:1/64 dev eth0 nodad
+		ip link set eth0 up
+		ip route add default via 10.100.255.254`)
+	return n
+}
+
+// BenchmarkAppear has 1,000 nodes appear at once, planned and programmed.
+func BenchmarkAppear(b *testing.B) {
+	members := benchMembers(1000)
+	for b.Loop() {
+		b.StopTimer()
+		n := benchNode(b)
+		n.kernel = openKernel(b, n.ns)
+		b.StartTimer()
+		benchSync(b, n, members)
+	}
+}
+
+// BenchmarkChange has one of many nodes get another address, planned and
+// programmed: with news of the kernel taken in.
+func BenchmarkChange(b *testing.B) {
+	for _, count := range []int{1000, 5000} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			members := benchMembers(count)
+			n := benchNode(b)
+			n.kernel = openKernel(b, n.ns)
+			benchSync(b, n, members)
+			changed := &members[count-1]
+			for i := 0; b.Loop(); i++ {
+				n.takeNews()
+				changed.Addrs = addrs(fmt.Sprintf("10.200.0.%d", 1+i%2), fmt.Sprintf("fd0a::%d", 1+i%2))
+				benchSync(b, n, members)
+			}
+		})
+	}
+}
+
+// BenchmarkRestart reads what 1,000 nodes need and finds it right.
+func BenchmarkRestart(b *testing.B) {
+	members := benchMembers(1000)
+	n := benchNode(b)
+	n.kernel = openKernel(b, n.ns)
+	benchSync(b, n, members)
+	for b.Loop() {
+		n.kernel.known = false
+		benchSync(b, n, members)
+	}
+}
+
+func (n *testNode) takeNews() {
+	for {
+		select {
+		case news := <-n.kernel.News():
+			n.kernel.Note(news)
+		default:
+			return
+		}
+	}
+}
+
+func benchSync(b *testing.B, n *testNode, others []Member) {
+	b.Helper()
+	plan, err := n.trySync(others, testOptions)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if len(plan.Problems) > 0 {
+		b.Fatal(plan.Problems)
+	}
+}

@@ -1,0 +1,166 @@
+package node
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func addrs(texts ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, t := range texts {
+		out = append(out, netip.MustParseAddr(t))
+	}
+	return out
+}
+
+func cidrs(texts ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, t := range texts {
+		out = append(out, netip.MustParsePrefix(t))
+	}
+	return out
+}
+
+// The cluster of the tests: a is this node, b on its link, c behind a router.
+var (
+	nodeA = Member{"a", addrs("10.0.0.1", "fd00::1"), cidrs("10.244.1.0/24", "fd00:244:1::/64")}
+	nodeB = Member{"b", addrs("10.0.0.2", "fd00::2"), cidrs("10.244.2.0/24", "fd00:244:2::/64")}
+	nodeC = Member{"c", addrs("10.9.0.3", "fd09::3"), cidrs("10.244.3.0/24", "fd00:244:3::/64")}
+)
+
+func testUnderlay() *Underlay {
+	eth0 := Device{"eth0", 1500}
+	return &Underlay{
+		Addrs: map[netip.Addr]Device{nodeA.Addrs[0]: eth0, nodeA.Addrs[1]: eth0},
+		Routes: map[netip.Prefix]Device{
+			netip.MustParsePrefix("0.0.0.0/0"):       {},
+			netip.MustParsePrefix("::/0"):            {},
+			netip.MustParsePrefix("10.0.0.0/24"):     eth0,
+			netip.MustParsePrefix("fd00::/64"):       eth0,
+			netip.MustParsePrefix("10.244.1.0/24"):   {"cni0", 1500},
+			netip.MustParsePrefix("fd00:244:1::/64"): {"cni0", 1500},
+		},
+	}
+}
+
+func TestMake(t *testing.T) {
+	tests := []struct {
+		name     string
+		others   []Member
+		routing  Routing
+		self     Member
+		underlay func(*Underlay)
+	}{
+		{name: "alone"},
+		{name: "one link", others: []Member{nodeB}},
+		{name: "behind a router", others: []Member{nodeC, nodeB}},
+		{name: "vxlan for all", others: []Member{nodeB}, routing: VXLAN},
+		{name: "direct only", others: []Member{nodeB, nodeC}, routing: Direct},
+		{
+			name:   "longest prefix counts",
+			others: []Member{nodeB},
+			underlay: func(u *Underlay) {
+				u.Routes[netip.MustParsePrefix("10.0.0.2/32")] = Device{}
+				u.Routes[netip.MustParsePrefix("0.0.0.0/0")] = Device{"ppp0", 1492}
+			},
+		},
+		{
+			name: "overlapping pod CIDRs",
+			others: []Member{
+				{"z", addrs("10.0.0.9"), cidrs("10.244.2.128/25")},
+				nodeB,
+				{"d", addrs("10.0.0.4"), cidrs("10.244.1.64/26")},
+				{"e", addrs("10.0.0.5"), cidrs("10.0.0.0/16")},
+				{"f", addrs("10.0.0.6"), cidrs("10.9.0.0/24")},
+				nodeC,
+			},
+		},
+		{
+			name: "nodes that lack something",
+			others: []Member{
+				{"no-cidr", addrs("10.0.0.4"), nil},
+				{"no-ipv6", addrs("10.0.0.5"), cidrs("10.244.5.0/24")},
+				{"no-address", addrs("fd00::6"), cidrs("10.244.6.0/24", "fd00:244:6::/64")},
+				{"our-address", addrs("10.0.0.1", "fd00::7"), cidrs("10.244.7.0/24", "fd00:244:7::/64")},
+			},
+		},
+		{name: "no pod CIDR here", self: Member{"a", nodeA.Addrs, nil}, others: []Member{nodeB}},
+		{name: "no IPv6 pods here", self: Member{"a", nodeA.Addrs, nodeA.PodCIDRs[:1]}, others: []Member{nodeB}},
+		{
+			name: "IPv6 disabled here", others: []Member{nodeB},
+			underlay: func(u *Underlay) { delete(u.Addrs, nodeA.Addrs[1]) },
+		},
+		{
+			name: "own pod CIDR on a link", others: []Member{nodeB},
+			underlay: func(u *Underlay) { u.Routes[netip.MustParsePrefix("10.244.0.0/16")] = Device{"eth1", 1500} },
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.self.Name == "" {
+				tt.self = nodeA
+			}
+			u := testUnderlay()
+			if tt.underlay != nil {
+				tt.underlay(u)
+			}
+			if tt.routing == "" {
+				tt.routing = Auto
+			}
+			plan := Make(tt.self, tt.others, u, Options{Routing: tt.routing, VNI: 1, Port: 4789})
+			golden(t, strings.ReplaceAll(tt.name, " ", "-")+".golden", print(plan))
+		})
+	}
+}
+
+// print is a plan in words much like those of ip(8) and bridge(8).
+func print(p Plan) string {
+	var b strings.Builder
+	for _, t := range p.Tunnels {
+		fmt.Fprintf(&b, "link %s address %s mtu %d type vxlan id %d local %s dstport %d\n", t.Name, t.MAC, t.MTU, t.VNI, t.Local, t.Port)
+	}
+	for _, n := range p.Neighbours {
+		fmt.Fprintf(&b, "neigh %s lladdr %s dev %s\n", n.Addr, n.MAC, n.Tunnel)
+		fmt.Fprintf(&b, "fdb %s dst %s dev %s\n", n.MAC, n.Remote, n.Tunnel)
+	}
+	for _, r := range p.Routes {
+		fmt.Fprintf(&b, "route %s via %s dev %s src %s table %d\n", r.Dst, r.Via, r.Dev, r.Src, r.Table)
+	}
+	for _, r := range p.Rules {
+		fmt.Fprintf(&b, "rule from %s lookup %d\n", r.From, Table)
+	}
+	fmt.Fprintf(&b, "mtu %d\nready %t\n", p.MTU, p.Ready)
+	for _, problem := range p.Problems {
+		fmt.Fprintln(&b, "problem:", problem)
+	}
+	return b.String()
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
