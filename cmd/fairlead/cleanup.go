@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,18 +12,19 @@ func cleanupCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove everything that Fairlead programmed into this node's kernel",
-		Long: `Removes what 'fairlead proxy' programmed, and nothing else: Services stop working
-on this node unless another proxy serves them. It may be run at any time and twice.`,
+		Long: `Removes what 'fairlead proxy' and 'fairlead node' programmed, and nothing else:
+Services stop working on this node unless another proxy serves them, and its pods
+are cut off from those of other nodes. It may be run at any time and twice.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			backend, err := f.newBackend(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if err := backend.Cleanup(cmd.Context()); err != nil {
+			if err := errors.Join(backend.Cleanup(cmd.Context()), cleanupNode()); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(e.stdout, "removed all rules of Fairlead")
+			_, err = fmt.Fprintln(e.stdout, "removed all rules and routes of Fairlead")
 			return err
 		},
 	}
