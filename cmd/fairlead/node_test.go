@@ -41,7 +41,7 @@ type running struct {
 	t    *testing.T
 	ns   *netns.NS
 	dir  string
-	log  *loggedged
+	log  *logged
 	stop func() // and wait for the end, which must be an orderly one
 }
 
