@@ -98,33 +98,49 @@ func (b *book) stockOf(r Range, what map[netip.Addr]string) *stock {
 // give holds an address for the owner: the one wanted, or one of the stocks'
 // choice where wanted is the zero Addr. It returns the zero Addr when they have
 // none left.
-func (b *book) give(stocks []*stock, wanted netip.Addr, owner Owner) (netip.Addr, error) {
+func (b *book) give(stocks []*stock, wanted netip.Addr, req Request) (netip.Addr, error) {
 	addr := wanted
 	if !addr.IsValid() {
 		var err error
-		if addr, err = b.choose(stocks); err != nil || !addr.IsValid() {
+		if addr, err = b.choose(stocks, req.Now); err != nil || !addr.IsValid() {
 			return addr, err
 		}
 	}
-	return addr, b.hold(addr, owner)
+	return addr, b.hold(addr, req.Owner)
 }
 
+// rested is how long after it was freed an address is as good as one that nobody
+// ever had. Without it the queue of a range that is too large to be used up, as
+// those of IPv6 are, would keep every address that a pod ever had.
+const rested = 24 * time.Hour
+
 // choose returns an address that one of the stocks can give, or the zero Addr.
-func (b *book) choose(stocks []*stock) (netip.Addr, error) {
+func (b *book) choose(stocks []*stock, now time.Time) (netip.Addr, error) {
+	longest, err := b.longestFreed(stocks)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if longest.addr.IsValid() && now.UnixNano()-longest.position > int64(rested) {
+		return longest.addr, nil
+	}
 	for _, s := range stocks {
 		if addr, err := s.advance(b.tx); err != nil || addr.IsValid() {
 			return addr, err
 		}
 	}
-	var longest netip.Addr
-	var freed int64
+	return longest.addr, nil
+}
+
+// longestFreed returns the address of the stocks that was freed longest ago, the
+// zero value when their queues are empty.
+func (b *book) longestFreed(stocks []*stock) (longest queued, err error) {
 	for _, s := range stocks {
-		addr, position, err := s.oldest(b.tx)
+		q, err := s.oldest(b.tx)
 		if err != nil {
-			return netip.Addr{}, err
+			return queued{}, err
 		}
-		if addr.IsValid() && (!longest.IsValid() || position < freed) {
-			longest, freed = addr, position
+		if q.addr.IsValid() && (!longest.addr.IsValid() || q.position < longest.position) {
+			longest = q
 		}
 	}
 	return longest, nil

@@ -66,3 +66,17 @@ func TestWantedAddressDoesNotWaitForItsCooldown(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// TestLargeRangesForget is the bound on the queue of a range that is never used
+// up: what was freed within a day.
+func TestLargeRangesForget(t *testing.T) {
+	d := newDesk(t, Set{hosts("fd00::/64")})
+	for range 200 {
+		d.mustAllocate("a")
+		d.now = d.now.Add(rested / 10)
+		d.release("a")
+	}
+	if n := len(d.tx.withPrefix(queuePrefix)); n > 11 {
+		t.Errorf("%d addresses are queued, want those of a day", n)
+	}
+}

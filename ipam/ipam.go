@@ -7,10 +7,10 @@
 // cni/hostlocal, and the addresses go back there.
 //
 // Two promises. No address has two owners. And a freed address is given again as
-// late as possible, so that neither a peer's neighbour cache nor a flow's
-// conntrack entry meets a new pod under an old address: for that a range gives
-// its never-given addresses first and the longest freed ones after them. Both
-// cost a few look-ups, whatever is held.
+// late as possible within a day, so that neither a peer's neighbour cache nor a
+// flow's conntrack entry meets a new pod under an old address: for that a range
+// gives its never-given addresses first and the longest freed ones after them.
+// Both cost a few look-ups, whatever is held.
 //
 // So an address that is cooling, freed less than the configured cooldown ago, is
 // given only when nothing else is left. Two owners are excepted: who requests the
@@ -101,7 +101,7 @@ func Allocate(tx Tx, sets []Set, req Request) ([]Address, error) {
 	lease = Lease{Owner: req.Owner, Netns: req.Netns, Pod: req.Pod, Boot: req.Boot, Since: req.Now, Sticky: req.Sticky}
 	given := make([]Address, len(sets))
 	for i, set := range sets {
-		addr, err := b.give(stocks[i], wanted[i], req.Owner)
+		addr, err := b.give(stocks[i], wanted[i], req)
 		if err != nil {
 			return nil, err
 		}

@@ -4,12 +4,13 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Ready says whether Allocate would find an address of each set in this boot. It
 // only reads. The error is a *ReservedError where a pod holds an address that the
 // sets reserve, else an *ExhaustedError where nothing is left.
-func Ready(tx Tx, boot string, sets []Set) error {
+func Ready(tx Tx, boot string, sets []Set, now time.Time) error {
 	current, err := isOfBoot(tx, boot)
 	if err != nil || !current {
 		return err
@@ -22,7 +23,7 @@ func Ready(tx Tx, boot string, sets []Set) error {
 		return err
 	}
 	for i, stocks := range b.match(sets) {
-		addr, err := b.choose(stocks)
+		addr, err := b.choose(stocks, now)
 		if err != nil {
 			return err
 		}

@@ -79,7 +79,7 @@ func TestReady(t *testing.T) {
 				d.mustAllocate("a")
 			}
 			before := len(d.tx)
-			err := Ready(readOnly{d.tx}, tt.boot, tt.sets)
+			err := Ready(readOnly{d.tx}, tt.boot, tt.sets, d.now)
 			if diff := cmp.Diff(text(tt.want), text(err)); diff != "" || len(d.tx) != before {
 				t.Errorf("-want +got\n%s", diff)
 			}

@@ -23,7 +23,6 @@ func TestStickyPodGetsItsAddressesBack(t *testing.T) {
 		{"at once", func(*desk) {}, first},
 		{"after others came", func(d *desk) { d.as("shop/other").mustAllocate("other") }, first},
 		{"almost a day later", func(d *desk) { d.now = d.now.Add(StickyFor - 10*time.Second) }, first},
-		{"a day later", func(d *desk) { d.now = d.now.Add(StickyFor) }, "10.0.0.3/29 fd00::3/64"},
 		{"while one of them is held", func(d *desk) { d.as("").mustAllocate("other", "10.0.0.2") }, "10.0.0.3/29 fd00::2/64"},
 		{"after another had one of them", func(d *desk) {
 			d.as("").mustAllocate("other", "fd00::2")
@@ -88,6 +87,16 @@ func TestTwoPodsOfOneName(t *testing.T) {
 	d.release("old")
 	d.release("new")
 	d.expect("newer", "10.0.0.3/24")
+}
+
+func TestStickyEndsAfterADay(t *testing.T) {
+	d := newDesk(t, Set{hosts("10.0.0.0/24")})
+	d.expect("first", "10.0.0.2/24")
+	d.as("shop/cart-0").expect("a", "10.0.0.3/24")
+	d.release("first")
+	d.release("a")
+	d.now = d.now.Add(StickyFor)
+	d.expect("b", "10.0.0.2/24") // the one freed longest ago
 }
 
 // TestFewPodsAreRemembered is the bound on what is remembered: the pods that went

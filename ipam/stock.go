@@ -79,16 +79,15 @@ func (s *stock) isGone(tx Tx, addr netip.Addr) (bool, error) {
 	return has(tx, s.positionKey(addr))
 }
 
-// oldest returns the address that was freed longest ago and its position, or the
-// zero Addr when the queue is empty.
-func (s *stock) oldest(tx Tx) (netip.Addr, int64, error) {
+// oldest returns the address that was freed longest ago, the zero value when the
+// queue is empty.
+func (s *stock) oldest(tx Tx) (queued, error) {
 	prefix := idKey(queuePrefix, s.id)
 	k, v, err := tx.Seek(prefix)
 	if err != nil || !bytes.HasPrefix(k, prefix) {
-		return netip.Addr{}, 0, err
+		return queued{}, err
 	}
-	q, err := parseQueued(k[len(prefix):], v)
-	return q.addr, q.position, err
+	return parseQueued(k[len(prefix):], v)
 }
 
 // push puts an address that was freed at that moment at the end of the queue.

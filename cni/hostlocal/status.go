@@ -32,7 +32,7 @@ func (p *Plugin) Status(ctx context.Context, args *skel.CmdArgs) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err = store.View(ctx, func(tx ipam.Tx) error { return ipam.Ready(tx, boot, add.sets) })
+	err = store.View(ctx, func(tx ipam.Tx) error { return ipam.Ready(tx, boot, add.sets, p.Now()) })
 	if errors.Is(err, fs.ErrNotExist) { // the first Add makes it
 		return nil
 	}

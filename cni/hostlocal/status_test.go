@@ -1,6 +1,7 @@
 package hostlocal
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"go.etcd.io/bbolt"
 )
 
 func (n *node) status(more map[string]any) error {
@@ -137,6 +139,28 @@ func TestGCErrors(t *testing.T) {
 				t.Error("GC removed something")
 			}
 		})
+	}
+}
+
+// TestGCGoesOnAfterARowThatCannotBeRead expects one bad row to be reported and to
+// stay, and every other one that is not valid to go.
+func TestGCGoesOnAfterARowThatCannotBeRead(t *testing.T) {
+	n := newNode(t, `{"ipam": {"subnet": "10.244.1.0/24"}}`)
+	for i := range 4 {
+		n.expect(fmt.Sprint("pod", i), fmt.Sprintf("10.244.1.%d/24", i+2))
+	}
+	db, err := bbolt.Open(filepath.Join(n.dataDir, "testnet.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoil := func(tx *bbolt.Tx) error { return tx.Bucket([]byte("rows")).Put([]byte("lpod1\x00eth0"), []byte("?")) }
+	if err := errors.Join(db.Update(spoil), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	err = n.GC(t.Context(), n.args("", map[string]any{"cni.dev/valid-attachments": attachments("pod2")}))
+	expectError(t, err, types.ErrIOFailure, "decode lease of container pod1 interface eth0: invalid character '?' looking for beginning of value")
+	if got := n.held(nil); got != "pod2" {
+		t.Errorf("%q hold addresses, want pod2", got)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -103,6 +104,35 @@ func BenchmarkUpdate(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkHeld is one ADD and one DEL, in turn on a store with one address held
+// and on one with 60,000. Taking turns makes the machine's moods the same for
+// both: it reports the ratio of their medians.
+func BenchmarkHeld(b *testing.B) {
+	few, many := fill(b, net4, 1), fill(b, net4, 60_000)
+	took := map[*Store][]time.Duration{}
+	b.ResetTimer()
+	for i := range b.N {
+		o := owner(fmt.Sprintf("bench%d", i))
+		for _, s := range []*Store{few, many} {
+			began := time.Now()
+			if _, err := add(b.Context(), s, net4, o); err != nil {
+				b.Fatal(err)
+			}
+			if err := del(b.Context(), s, o); err != nil {
+				b.Fatal(err)
+			}
+			took[s] = append(took[s], time.Since(began))
+		}
+	}
+	b.ReportMetric(float64(median(took[many]))/float64(median(took[few])), "ratio")
+	b.ReportMetric(float64(median(took[few]).Nanoseconds()), "few-ns")
+}
+
+func median(all []time.Duration) time.Duration {
+	slices.Sort(all)
+	return all[len(all)/2]
 }
 
 // BenchmarkAllocate is the allocator's part alone: the transaction is rolled
