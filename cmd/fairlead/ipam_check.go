@@ -67,6 +67,10 @@ func check(ctx context.Context, e env, f checkFlags) error {
 	if err != nil {
 		return err
 	}
+	return f.report(e, networks, found)
+}
+
+func (f checkFlags) report(e env, networks []network, found []finding) error {
 	var table [][]string
 	for _, one := range found {
 		table = append(table, []string{one.Network, one.Kind, orDash(one.Address), orDash(short(one.Container)), one.Detail})

@@ -102,12 +102,12 @@ func (f releaseFlags) find(ctx context.Context, e env, networks []network, what 
 		return err
 	})
 	switch {
-	case err != nil:
-		return nil, err
 	case len(found) > 0 && notAddr != nil:
 		return found, oneContainer(what, found)
-	case len(found) > 0:
+	case len(found) > 0: // what cannot be read elsewhere does not matter
 		return found, nil
+	case err != nil:
+		return nil, err
 	case notAddr != nil:
 		return nil, fmt.Errorf("release %s: no such container holds an address", what)
 	default:
