@@ -1,0 +1,109 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/e2e/refplugins"
+)
+
+// object is a JSON object in the making.
+type object map[string]any
+
+// with is o with a key set to another value.
+func (o object) with(key string, value any) object {
+	o = maps.Clone(o)
+	o[key] = value
+	return o
+}
+
+// node is a host's network namespace and a container runtime in it, made of
+// libcni as real ones are.
+type node struct {
+	ns  *netns.NS
+	cni *libcni.CNIConfig
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	ns := netns.NewT(t)
+	exec := &execInside{Exec: &invoke.DefaultExec{RawExec: &invoke.RawExec{}}, ns: ns}
+	path := []string{programs.Dir(t), refplugins.Dir(t)}
+	return &node{ns: ns, cni: libcni.NewCNIConfigWithCacheDir(path, t.TempDir(), exec)}
+}
+
+// execInside runs plugins in the node's namespace, where its runtime is.
+type execInside struct {
+	invoke.Exec
+	ns *netns.NS
+}
+
+// ExecPlugin implements invoke.Exec.
+func (e *execInside) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	var out []byte
+	err := e.ns.Do(func() (err error) {
+		out, err = e.Exec.ExecPlugin(ctx, path, stdin, environ)
+		return err
+	})
+	return out, err
+}
+
+// newList is the network of a chain of plugins.
+func newList(t *testing.T, plugins ...object) *libcni.NetworkConfigList {
+	t.Helper()
+	text, err := json.Marshal(object{"cniVersion": "1.1.0", "name": "net", "plugins": plugins})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := libcni.ConfListFromBytes(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// pod is a pod's network namespace and what the runtime says of it to plugins.
+type pod struct {
+	ns   *netns.NS
+	conf *libcni.RuntimeConf
+}
+
+func newPod(t *testing.T, id string) pod {
+	t.Helper()
+	ns := netns.NewT(t)
+	return pod{ns, &libcni.RuntimeConf{ContainerID: id, NetNS: ns.Path(), IfName: "eth0"}}
+}
+
+func (n *node) add(t *testing.T, list *libcni.NetworkConfigList, p pod) *types100.Result {
+	t.Helper()
+	result, err := n.cni.AddNetworkList(t.Context(), list, p.conf)
+	if err != nil {
+		t.Fatalf("ADD: %v", err)
+	}
+	current, err := types100.NewResultFromResult(result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return current
+}
+
+func (n *node) check(t *testing.T, list *libcni.NetworkConfigList, p pod) {
+	t.Helper()
+	if err := n.cni.CheckNetworkList(t.Context(), list, p.conf); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+}
+
+func (n *node) del(t *testing.T, list *libcni.NetworkConfigList, p pod) {
+	t.Helper()
+	if err := n.cni.DelNetworkList(t.Context(), list, p.conf); err != nil {
+		t.Errorf("DEL: %v", err)
+	}
+}
