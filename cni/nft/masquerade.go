@@ -1,0 +1,109 @@
+package nft
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+
+	"github.com/fairlead/fairlead/cni/mode"
+)
+
+// The table that masquerades:
+//
+//	table inet fairlead-cni {
+//		map masquerade4 { type ipv4_addr : verdict; elements = { 10.9.0.2 : goto net-5ad1… } }
+//		map masquerade6 { type ipv6_addr : verdict }
+//		chain postrouting {
+//			type nat hook postrouting priority srcnat
+//			ip saddr vmap @masquerade4
+//			ip6 saddr vmap @masquerade6
+//		}
+//		chain net-5ad1… {
+//			ip daddr 10.9.0.0/24 return
+//			ip daddr 224.0.0.0/4 return
+//			ip6 daddr ff00::/8 return
+//			masquerade
+//		}
+//	}
+//
+// A chain is for all pods of a network with the same addresses to spare.
+
+var (
+	masquerade4 = set{nftables.TableFamilyINet, "masquerade4"}
+	masquerade6 = set{nftables.TableFamilyINet, "masquerade6"}
+
+	masqueradeSets = []set{masquerade4, masquerade6}
+)
+
+// multicast stays as it is, so that pods reach others on their link.
+var multicast = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")}
+
+// Masquerade has what a pod sends leave the node with the node's address, except
+// to what is exempt and to multicast groups.
+func (c *Conn) Masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) error {
+	chain := networkChain(owner.Network, exempt)
+	elements := make([]element, 0, len(pod))
+	for _, addr := range pod {
+		s := masquerade4
+		if addr.Is6() {
+			s = masquerade6
+		}
+		elements = append(elements, element{s, addr.AsSlice(), chain, owner.String()})
+	}
+	err := c.put(elements, func(conn *nftables.Conn) error {
+		return buildMasquerade(conn, chain, append(exempt[:len(exempt):len(exempt)], multicast...))
+	})
+	if err != nil {
+		return fmt.Errorf("masquerade %s: %w", owner, err)
+	}
+	return nil
+}
+
+// StopMasquerade takes back Masquerade. It succeeds if there is nothing to take
+// back.
+func (c *Conn) StopMasquerade(owner mode.Owner) error {
+	return c.remove(masqueradeSets, func(comment string) bool { return comment == owner.String() })
+}
+
+// networkChain is named by what is in it, so that a chain never has to change
+// while pods use it.
+func networkChain(network string, exempt []netip.Prefix) string {
+	hash := sha256.Sum256(fmt.Appendf(nil, "%s %v", network, exempt))
+	return "net-" + hex.EncodeToString(hash[:8])
+}
+
+// buildMasquerade makes the table and the chain of one network. All of it may be
+// there already, but for the rules of the two chains, which are made anew: rules
+// have no names.
+func buildMasquerade(conn *nftables.Conn, network string, exempt []netip.Prefix) error {
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: tableName})
+	pods := []*nftables.Set{
+		{Table: table, Name: masquerade4.name, IsMap: true, KeyType: nftables.TypeIPAddr, DataType: nftables.TypeVerdict, KeyByteOrder: binaryutil.BigEndian},
+		{Table: table, Name: masquerade6.name, IsMap: true, KeyType: nftables.TypeIP6Addr, DataType: nftables.TypeVerdict, KeyByteOrder: binaryutil.BigEndian},
+	}
+	for _, s := range pods {
+		if err := conn.AddSet(s, nil); err != nil {
+			return fmt.Errorf("make nftables map %s: %w", s.Name, err)
+		}
+	}
+	leaving := chain{conn, conn.AddChain(&nftables.Chain{
+		Table: table, Name: "postrouting", Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	})}
+	conn.FlushChain(leaving.Chain)
+	leaving.rule(isIPv4, sourceOf(ipv4), lookUp(masquerade4))
+	leaving.rule(isIPv6, sourceOf(ipv6), lookUp(masquerade6))
+
+	own := chain{conn, conn.AddChain(&nftables.Chain{Table: table, Name: network})}
+	conn.FlushChain(own.Chain)
+	for _, prefix := range exempt {
+		own.rule(isFor(prefix), destinationIn(prefix), verdict(expr.VerdictReturn))
+	}
+	own.rule(match{&expr.Masq{}})
+	return nil
+}
