@@ -1,0 +1,113 @@
+package masquerade
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+)
+
+// IPTables is a chain of our own in the nat table of each family, and a rule that
+// leads there for each range of pods.
+//
+// Its name does not begin with that of the service proxy's chains: the proxy
+// removes every chain of that name which it does not know.
+type IPTables struct {
+	have  Ranges
+	known bool // have is what the kernel has
+}
+
+const iptName = "FLNODE-MASQ"
+
+// OpenIPTables finds the commands. It fails if there are none.
+func OpenIPTables() (*IPTables, error) {
+	if _, err := exec.LookPath("iptables-restore"); err != nil {
+		return nil, fmt.Errorf("find iptables: %w (on Debian: apt-get install iptables)", err)
+	}
+	return &IPTables{}, nil
+}
+
+func (t *IPTables) String() string { return "iptables" }
+
+// Sync implements Table.
+func (t *IPTables) Sync(want Ranges) error {
+	if t.known && t.have.Equal(want) {
+		return nil
+	}
+	t.known = false
+	var errs []error
+	for _, is6 := range []bool{false, true} {
+		errs = append(errs, syncIPTables(is6, want.of(is6)))
+	}
+	err := errors.Join(errs...)
+	t.have, t.known = want, err == nil
+	return err
+}
+
+func syncIPTables(is6 bool, want Ranges) error {
+	command := "iptables"
+	if is6 {
+		command = "ip6tables"
+	}
+	saved, err := run("", command+"-save", "-t", "nat")
+	if err != nil && len(want.Pods) == 0 {
+		return nil // no nat table of that family, nothing in it
+	}
+	if err != nil {
+		return fmt.Errorf("read the nat table: %w", err)
+	}
+	script := iptScript(saved, want)
+	if script == "" {
+		return nil
+	}
+	if _, err := run(script, command+"-restore", "--noflush", "-w", "10"); err != nil {
+		return fmt.Errorf("write masquerading to iptables: %w", err)
+	}
+	return nil
+}
+
+// iptScript is the input of iptables-restore --noflush, one step, that turns what
+// was saved into want.
+func iptScript(saved string, want Ranges) string {
+	var b strings.Builder
+	for line := range strings.Lines(saved) {
+		if rest, ok := strings.CutPrefix(line, "-A POSTROUTING "); ok && strings.Contains(rest, "-j "+iptName) {
+			b.WriteString("-D POSTROUTING " + rest)
+		}
+	}
+	there := strings.Contains(saved, ":"+iptName+" ")
+	if len(want.Pods) == 0 {
+		if !there {
+			return ""
+		}
+		return "*nat\n:" + iptName + " - [0:0]\n" + b.String() + "-X " + iptName + "\nCOMMIT\n"
+	}
+	for _, p := range want.Pods {
+		fmt.Fprintf(&b, "-A POSTROUTING -s %s -m comment --comment \"pods of this node\" -j %s\n", p, iptName)
+	}
+	for _, p := range want.Cluster {
+		fmt.Fprintf(&b, "-A %s -d %s -j RETURN\n", iptName, p)
+	}
+	fmt.Fprintf(&b, "-A %s -j MASQUERADE --random-fully\n", iptName)
+	return "*nat\n:" + iptName + " - [0:0]\n" + b.String() + "COMMIT\n"
+}
+
+func run(stdin, name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// CleanupIPTables removes the chains, where there are any.
+func CleanupIPTables() error {
+	t, err := OpenIPTables()
+	if err != nil {
+		return nil // no iptables, no chains
+	}
+	return t.Sync(Ranges{})
+}

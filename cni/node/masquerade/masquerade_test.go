@@ -1,0 +1,220 @@
+package masquerade
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead/fairlead/e2e/echo"
+	"github.com/fairlead/fairlead/e2e/netns"
+)
+
+func prefixes(texts ...string) []netip.Prefix {
+	out := []netip.Prefix{}
+	for _, t := range texts {
+		out = append(out, netip.MustParsePrefix(t))
+	}
+	return out
+}
+
+func TestShortest(t *testing.T) {
+	tests := []struct {
+		name     string
+		in, want []netip.Prefix
+	}{
+		{"nothing", prefixes(), prefixes()},
+		{"order", prefixes("10.2.0.0/16", "10.0.0.0/16"), prefixes("10.0.0.0/16", "10.2.0.0/16")},
+		{"twice", prefixes("10.0.0.0/16", "10.0.0.0/16"), prefixes("10.0.0.0/16")},
+		{"inside", prefixes("10.0.3.0/24", "10.0.0.0/16", "10.0.0.0/24"), prefixes("10.0.0.0/16")},
+		{"halves", prefixes("10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/23"), prefixes("10.0.0.0/22")},
+		{"neighbours that are no halves", prefixes("10.0.1.0/24", "10.0.2.0/24"), prefixes("10.0.1.0/24", "10.0.2.0/24")},
+		{"everything", prefixes("0.0.0.0/1", "128.0.0.0/1"), prefixes("0.0.0.0/0")},
+		{"both families", prefixes("::/1", "0.0.0.0/1", "8000::/1"), prefixes("0.0.0.0/1", "::/0")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := append([]netip.Prefix{}, shortest(tt.in)...)
+			if diff := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// world is a node between a pod and two servers, of which one is of the cluster:
+//
+//	pod 10.244.1.2 ── node 10.0.0.1 ── servers 10.0.0.2 (cluster), 198.51.100.2 (outside)
+type world struct{ pod, node *netns.NS }
+
+func newWorld(t *testing.T) world {
+	t.Helper()
+	w, servers := world{netns.NewT(t), netns.NewT(t)}, netns.NewT(t)
+	const quiet = "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0; ip link set lo up\n"
+	w.node.RunT(t, "sh", "-ec", fmt.Sprintf(quiet+`
+		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+		ip link add cni0 type veth peer eth0 netns %s
+		ip link add eth0 type veth peer eth0 netns %s
+		ip addr add 10.244.1.1/24 dev cni0; ip addr add fd00:244:1::1/64 dev cni0 nodad
+		ip addr add 10.0.0.1/24 dev eth0; ip addr add fd00::1/64 dev eth0 nodad
+		ip link set cni0 up; ip link set eth0 up
+		ip route add default via 10.0.0.2; ip route add default via fd00::2`, w.pod.Path(), servers.Path()))
+	w.pod.RunT(t, "sh", "-ec", quiet+`
+		ip addr add 10.244.1.2/24 dev eth0; ip addr add fd00:244:1::2/64 dev eth0 nodad
+		ip link set eth0 up
+		ip route add default via 10.244.1.1; ip route add default via fd00:244:1::1`)
+	servers.RunT(t, "sh", "-ec", quiet+`
+		ip addr add 10.0.0.2/24 dev eth0; ip addr add fd00::2/64 dev eth0 nodad
+		ip addr add 198.51.100.2/32 dev lo; ip addr add 2001:db8::2/128 dev lo nodad
+		ip link set eth0 up
+		ip route add 10.244.1.0/24 via 10.0.0.1; ip route add fd00:244:1::/64 via fd00::1`)
+	var at []echo.Endpoint
+	for _, a := range []string{"10.0.0.2", "fd00::2", "198.51.100.2", "2001:db8::2"} {
+		for _, network := range []string{"tcp", "udp"} {
+			at = append(at, echo.Endpoint{Network: network, Addr: netip.AddrPortFrom(netip.MustParseAddr(a), 80)})
+		}
+	}
+	serve(t, servers, at)
+	return w
+}
+
+func serve(t *testing.T, ns *netns.NS, at []echo.Endpoint) {
+	t.Helper()
+	var server *echo.Server
+	err := ns.Do(func() (err error) {
+		server, err = echo.Listen("servers", at...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// saw is the address that a server sees the pod by.
+func (w world) saw(t *testing.T, network, server string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var reply echo.Reply
+	err := w.pod.Do(func() (err error) {
+		reply, err = echo.Ask(ctx, network, netip.AddrPort{}, netip.AddrPortFrom(netip.MustParseAddr(server), 80))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply.Client.Addr().String()
+}
+
+// Both tables do the same, with real packets.
+func TestMasquerade(t *testing.T) {
+	tables := map[string]func() (Table, error){
+		"nftables": func() (Table, error) { return OpenNFTables() },
+		"iptables": func() (Table, error) { return OpenIPTables() },
+	}
+	pods := prefixes("10.244.1.0/24", "fd00:244:1::/64")
+	cluster := prefixes("10.244.0.0/16", "fd00:244::/32", "10.0.0.1/32", "10.0.0.2/32", "fd00::1/128", "fd00::2/128")
+	steps := []struct {
+		name string
+		Ranges
+		outside, inside [2]string // what servers see, by family
+	}{
+		{"all", NewRanges(pods, cluster), [2]string{"10.0.0.1", "fd00::1"}, [2]string{"10.244.1.2", "fd00:244:1::2"}},
+		{"a node leaves", NewRanges(pods, cluster[:3]), [2]string{"10.0.0.1", "fd00::1"}, [2]string{"10.0.0.1", "fd00::1"}},
+		{"a node joins", NewRanges(pods, append(prefixes("198.51.100.0/24"), cluster...)), [2]string{"10.244.1.2", "fd00::1"}, [2]string{"10.244.1.2", "fd00:244:1::2"}},
+		{"no IPv6", NewRanges(pods[:1], cluster), [2]string{"10.0.0.1", ""}, [2]string{"10.244.1.2", "fd00:244:1::2"}},
+	}
+	for name, open := range tables {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			table := w.open(t, open)
+			for _, step := range steps {
+				w.sync(t, table, step.Ranges)
+				for _, network := range []string{"tcp", "udp"} {
+					w.expect(t, step.name, network, [2]string{"10.0.0.2", "fd00::2"}, step.inside)
+					w.expect(t, step.name, network, [2]string{"198.51.100.2", "2001:db8::2"}, step.outside)
+				}
+			}
+			w.sync(t, w.open(t, open), Ranges{})
+			if got := w.node.RunT(t, "sh", "-c", "nft list tables; iptables-save; ip6tables-save"); strings.Contains(got, nftName) || strings.Contains(got, iptName) {
+				t.Errorf("left over:\n%s", got)
+			}
+		})
+	}
+}
+
+func (w world) open(t *testing.T, open func() (Table, error)) Table {
+	t.Helper()
+	var table Table
+	if err := w.node.Do(func() (err error) { table, err = open(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+func (w world) sync(t *testing.T, table Table, r Ranges) {
+	t.Helper()
+	if err := w.node.Do(func() error { return table.Sync(r) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// expect: an empty want is an answer that cannot come back.
+func (w world) expect(t *testing.T, step, network string, servers, want [2]string) {
+	t.Helper()
+	for i, server := range servers {
+		if want[i] == "" {
+			continue
+		}
+		if got := w.saw(t, network, server); got != want[i] {
+			t.Errorf("%s: %s %s saw %s, want %s", step, network, server, got, want[i])
+		}
+	}
+}
+
+// What is in the kernel reads as documented, also after changes in any order, and
+// for as many ranges as a large cluster has.
+func TestNFTablesChanges(t *testing.T) {
+	w := world{node: netns.NewT(t)}
+	table := w.open(t, func() (Table, error) { return OpenNFTables() })
+	pods := prefixes("10.1.0.0/24")
+	var many []netip.Prefix
+	for i := range 10_000 { // no two of which are neighbours
+		many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 7), byte(i << 1), 0}), 24))
+	}
+	w.sync(t, table, NewRanges(pods, many))
+	if got := strings.Count(w.node.RunT(t, "nft", "list", "set", "ip", nftName, "cluster"), "/24"); got != len(many) {
+		t.Errorf("%d ranges in the kernel, want %d", got, len(many))
+	}
+	for _, cluster := range [][]string{
+		{"10.0.0.0/8"}, {"10.0.0.0/9", "10.128.0.0/10"}, {"10.64.0.0/10", "10.128.0.0/10", "0.0.0.0/5"}, {"10.0.0.0/8"},
+	} {
+		w.sync(t, table, NewRanges(pods, prefixes(cluster...)))
+	}
+	got := w.node.RunT(t, "nft", "-n", "list", "table", "ip", nftName)
+	for _, want := range []string{
+		"type nat hook postrouting priority 100; policy accept;",
+		"ip saddr @pods ip daddr != @cluster masquerade fully-random",
+		"elements = { 10.1.0.0/24 }",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+	if elements := strings.Join(strings.Fields(got), " "); !strings.Contains(elements, "{ 10.0.0.0/8, 224.0.0.0/4, 255.255.255.255 }") {
+		t.Errorf("elements:\n%s", got)
+	}
+}
