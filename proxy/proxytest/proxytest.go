@@ -107,7 +107,7 @@ func (c *cluster) try(t *testing.T, b behaviour) {
 			if diff := cmp.Diff(f.want, describe(decision)); diff != "" {
 				t.Errorf("%s: (-row +oracle)\n%s", name, diff)
 			}
-			if diff := cmp.Diff(seen(decision, f.from, to.Addr()), c.observe(t, f.from, to, decision)); diff != "" {
+			if diff := cmp.Diff(seen(decision, f.from), c.observe(t, f.from, to, decision)); diff != "" {
 				t.Errorf("%s: (-oracle +packets)\n%s", name, diff)
 			}
 		}
@@ -131,13 +131,11 @@ func describe(d service.Decision) string {
 	return strings.Join(words, " ")
 }
 
-// seen is describe as far as packets show it: nobody can tell Pass from Drop, but
-// at the node's own address, where the node itself refuses what is for nobody;
-// and a masqueraded flow of the node's own has an address of the node as before.
-func seen(d service.Decision, from string, to netip.Addr) string {
+// seen is describe as far as packets show it: what is not for a Service has no
+// answer, as if it were dropped; and a masqueraded flow of the node's own has an
+// address of the node as before.
+func seen(d service.Decision, from string) string {
 	switch {
-	case d.Verdict == service.Pass && party(to) == "node":
-		return "reject"
 	case d.Verdict == service.Pass || d.Verdict == service.Drop:
 		return "silence"
 	case from == "node":
@@ -173,12 +171,14 @@ func (c *cluster) observe(t *testing.T, from string, to netip.AddrPort, d servic
 	replies, err := c.ask(ctx, from, echo.Endpoint{Network: c.protocol.String(), Addr: to}, flows)
 	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
+	case errors.Is(err, syscall.ECONNREFUSED) && d.Verdict == service.Pass && party(to.Addr()) == "node":
+		return "silence" // the node itself refuses what is not for a Service
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "reject"
 	case errors.Is(err, syscall.EPERM) && from == "node":
 		// The packet did not pass the sender's own output filter. Whether that
 		// would have sent an error too cannot be seen.
-		return seen(d, from, to.Addr())
+		return seen(d, from)
 	case timeout && limit == silence:
 		return "silence"
 	case err != nil:
@@ -190,7 +190,7 @@ func (c *cluster) observe(t *testing.T, from string, to netip.AddrPort, d servic
 		turns[word(r.Server, masqueraded)]++
 	}
 	if d.Affinity > 0 {
-		return kept(turns, seen(d, from, to.Addr()))
+		return kept(turns, seen(d, from))
 	}
 	var words []string
 	for w, got := range turns {

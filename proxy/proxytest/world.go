@@ -60,9 +60,11 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{node: netns.NewT(t), parties: map[string]*netns.NS{}}
 	w.parties["node"] = w.node
+	// Unlimited: else a refusal now and then is silence.
 	w.node.RunT(t, "sh", "-ec", `
 		ip link set lo up
-		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1`)
+		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+		sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0`)
 	for name := range where {
 		if name != "node" {
 			w.attach(t, name)
