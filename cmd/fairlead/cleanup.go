@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -9,19 +10,23 @@ import (
 
 func cleanupCommand(e env) *cobra.Command {
 	var f backendFlags
+	var confDir string
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove everything that Fairlead programmed into this node's kernel",
 		Long: `Removes what 'fairlead proxy' and 'fairlead node' programmed, and nothing else:
-Services stop working on this node unless another proxy serves them, and its pods
-are cut off from those of other nodes. It may be run at any time and twice.`,
+Services stop working on this node unless another proxy serves them, its pods are
+cut off from those of other nodes, and the container runtime makes no more of them.
+The CNI plugin itself stays: the runtime needs it to remove the pods that there
+are. It may be run at any time and twice.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			backend, err := f.newBackend(cmd.Context())
-			if err != nil {
+			err := cleanupProxy(cmd.Context(), f)
+			var usage usageError
+			if errors.As(err, &usage) {
 				return err
 			}
-			if err := errors.Join(backend.Cleanup(cmd.Context()), cleanupNode()); err != nil {
+			if err := errors.Join(err, cleanupNode(confDir)); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintln(e.stdout, "removed all rules and routes of Fairlead")
@@ -29,5 +34,15 @@ are cut off from those of other nodes. It may be run at any time and twice.`,
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().StringVar(&confDir, "cni-conf-dir", defaultConfDir, "directory of the runtime's network configurations")
 	return cmd
+}
+
+// cleanupProxy removes what 'fairlead proxy' programmed.
+func cleanupProxy(ctx context.Context, f backendFlags) error {
+	backend, err := f.newBackend(ctx)
+	if err != nil {
+		return err
+	}
+	return backend.Cleanup(ctx)
 }

@@ -2,21 +2,28 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	cninode "github.com/fairlead/fairlead/cni/node"
+	"github.com/fairlead/fairlead/cni/node/install"
+	"github.com/fairlead/fairlead/cni/node/masquerade"
 	"github.com/fairlead/fairlead/proxy/watch"
 )
 
 // nodeFlags are the flags of 'fairlead node' as given.
 type nodeFlags struct {
-	manifests string
-	nodeName  string
-	routing   string
-	vni       int
-	port      int
+	manifests     string
+	nodeName      string
+	routing       string
+	vni           int
+	port          int
+	masquerade    string
+	notMasquerade []string
+	installFlags
+	healthz   string
 	logFormat string
 }
 
@@ -27,8 +34,10 @@ func nodeCommand(e env) *cobra.Command {
 		Short: "Connect the pods of this node to those of all other nodes",
 		Long: `Watches Nodes and programs routes to the pods of each: directly where the other
 node is on the link, through VXLAN where it is not. Pods and nodes see each other
-by their own addresses. It runs until SIGTERM or SIGINT; what it has programmed
-stays and goes on working ('fairlead cleanup' removes it).`,
+by their own addresses; what leaves the cluster gets the node's. When pods can be
+connected it installs the CNI plugin and its configuration for the container
+runtime. It runs until SIGTERM or SIGINT; what it has programmed stays and goes on
+working ('fairlead cleanup' removes it).`,
 		Example: "  fairlead node --manifests /etc/fairlead/cluster --node-name node-1",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -40,6 +49,10 @@ stays and goes on working ('fairlead cleanup' removes it).`,
 	cmd.Flags().StringVar(&f.routing, "routing", string(cninode.Auto), "how other nodes are reached: direct, vxlan, or auto for direct where they are on the link")
 	cmd.Flags().IntVar(&f.vni, "vxlan-vni", 7250, "VXLAN network identifier (1 to 16777215), the same on all nodes")
 	cmd.Flags().IntVar(&f.port, "vxlan-port", 4789, "UDP port of VXLAN (1 to 65535), the same on all nodes")
+	cmd.Flags().StringVar(&f.masquerade, "masquerade", "auto", "how what leaves the cluster gets the node's address: nftables, iptables, auto for what the kernel has, or none")
+	cmd.Flags().StringSliceVar(&f.notMasquerade, "non-masquerade-cidrs", nil, "ranges that count as the cluster's, besides all pod CIDRs and node addresses")
+	f.register(cmd)
+	cmd.Flags().StringVar(&f.healthz, "healthz-bind-address", "", `address and port that answer /healthz and /readyz, "" for none`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	return cmd
 }
@@ -49,14 +62,11 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 	if err != nil {
 		return err
 	}
-	options, err := f.options()
+	n, err := f.newLoop(e)
 	if err != nil {
 		return err
 	}
-	name, err := e.nodeName(f.nodeName)
-	if err != nil {
-		return err
-	}
+	n.log = log
 	if f.manifests == "" {
 		return usagef("--manifests: missing: the directory with the objects of the cluster")
 	}
@@ -65,18 +75,42 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return usageError{fmt.Errorf("--manifests: %w", err)}
 	}
 	defer func() { _ = source.Close() }()
-	kernel, err := cninode.Open()
+	if err := n.open(f.masquerade); err != nil {
+		return err
+	}
+	defer n.kernel.Close()
+	stop, err := serve(ctx, "--healthz-bind-address", f.healthz, &n.health)
 	if err != nil {
 		return err
 	}
-	defer kernel.Close()
+	defer stop()
 
-	log.Info("node starts", "version", version, "node", name, "routing", options.Routing, "manifests", f.manifests)
-	n := newNodeLoop(name, log)
-	n.kernel, n.options = kernel, options
+	log.Info("node starts", "version", version, "node", n.name, "routing", n.options.Routing, "masquerade", n.table, "manifests", f.manifests)
 	err = n.run(ctx, source)
 	log.Info("node ends; what is programmed stays")
 	return err
+}
+
+// newLoop checks the flags and changes nothing.
+func (f nodeFlags) newLoop(e env) (*nodeLoop, error) {
+	n := &nodeLoop{}
+	var err error
+	if n.name, err = e.nodeName(f.nodeName); err != nil {
+		return nil, err
+	}
+	if n.options, err = f.options(); err != nil {
+		return nil, err
+	}
+	switch f.masquerade {
+	case "auto", "nftables", "iptables", "none":
+	default:
+		return nil, usagef("--masquerade %q: allowed are auto, nftables, iptables and none", f.masquerade)
+	}
+	if n.notMasquerade, err = parseCIDRs("--non-masquerade-cidrs", f.notMasquerade, ""); err != nil {
+		return nil, err
+	}
+	n.installer, err = f.newInstaller()
+	return n, err
 }
 
 func (f nodeFlags) options() (cninode.Options, error) {
@@ -94,8 +128,18 @@ func (f nodeFlags) options() (cninode.Options, error) {
 	return cninode.Options{Routing: cninode.Routing(f.routing), VNI: f.vni, Port: f.port}, nil
 }
 
-// cleanupNode removes what 'fairlead node' programmed.
-func cleanupNode() error {
+// cleanupNode removes what 'fairlead node' programmed and wrote. The configuration
+// goes first: no pod is to be made that will not be connected.
+func cleanupNode(confDir string) error {
+	return errors.Join(
+		install.RemoveConfig(confDir),
+		masquerade.CleanupNFTables(),
+		masquerade.CleanupIPTables(),
+		cleanupRoutes(),
+	)
+}
+
+func cleanupRoutes() error {
 	kernel, err := cninode.Open()
 	if err != nil {
 		return err

@@ -2,11 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"time"
 
 	cninode "github.com/fairlead/fairlead/cni/node"
+	"github.com/fairlead/fairlead/cni/node/install"
+	"github.com/fairlead/fairlead/cni/node/masquerade"
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/service"
 	"github.com/fairlead/fairlead/proxy/watch"
@@ -15,18 +20,37 @@ import (
 // nodeLoop is 'fairlead node' at work: it waits for news of the cluster or of the
 // kernel, plans, has the plan programmed, and tries again what failed.
 type nodeLoop struct {
-	name    string
-	kernel  *cninode.Kernel
-	options cninode.Options
-	log     *slog.Logger
+	name          string
+	options       cninode.Options
+	notMasquerade []netip.Prefix
+	kernel        *cninode.Kernel
+	table         masquerade.Table // nil: nothing is masqueraded
+	installer     *nodeInstaller
+	health        nodeHealth
+	log           *slog.Logger
 
-	members   map[string]cninode.Member // by name, this node too
+	members   map[string]cninode.Member // by name, this node too; nil before the first news
 	reported  map[string]bool           // problems that were logged and last
 	connected bool                      // the kernel has what was last planned
 }
 
-func newNodeLoop(name string, log *slog.Logger) *nodeLoop {
-	return &nodeLoop{name: name, log: log, members: map[string]cninode.Member{}, reported: map[string]bool{}}
+// open opens the kernel of the network namespace of the calling thread.
+func (l *nodeLoop) open(how string) error {
+	var err error
+	switch how {
+	case "none":
+	case "nftables":
+		l.table, err = masquerade.OpenNFTables()
+	case "iptables":
+		l.table, err = masquerade.OpenIPTables()
+	default:
+		l.table, err = masquerade.Open()
+	}
+	if err != nil {
+		return err
+	}
+	l.kernel, err = cninode.Open()
+	return err
 }
 
 // After a failure the next try waits nodeRetryMin, and twice as long with each
@@ -55,7 +79,7 @@ func (l *nodeLoop) run(ctx context.Context, source proxy.Source) error {
 			if !ok {
 				return fmt.Errorf("listen to news of the kernel: the socket is closed")
 			}
-			if changed := l.noteKernel(n); !changed || again != nil {
+			if changed := l.noteKernel(n); !changed || again != nil || l.members == nil {
 				continue
 			}
 		case <-again:
@@ -106,6 +130,9 @@ func (l *nodeLoop) note(news watch.News) {
 			l.log.Info("mended", "problem", p)
 		}
 	}
+	if l.members == nil {
+		l.members = map[string]cninode.Member{}
+	}
 	for name, n := range news.Update.Nodes {
 		if n == nil {
 			delete(l.members, name)
@@ -142,6 +169,7 @@ func (l *nodeLoop) sync() bool {
 	if !ok {
 		// What is programmed stays: this is more likely a mistake than an order.
 		l.report([]string{fmt.Sprintf("node %s: the cluster has no node of this name, nothing is changed: see --node-name", l.name)})
+		l.health.tell(true, false)
 		return true
 	}
 	started := time.Now()
@@ -158,22 +186,47 @@ func (l *nodeLoop) sync() bool {
 		l.log.Info("connected", "nodes", len(l.members), "routes", len(plan.Routes), "tunnels", len(plan.Tunnels), "mtu", plan.MTU, "took", time.Since(started))
 	}
 	l.connected = err == nil
+	l.health.tell(err == nil, plan.Ready)
 	return err == nil
 }
 
+// program does all that pods need, and then tells the runtime that it may make some.
 func (l *nodeLoop) program(self cninode.Member) (cninode.Plan, error) {
 	underlay, err := l.kernel.Underlay()
 	if err != nil {
 		return cninode.Plan{}, err
 	}
+	plan := cninode.Make(self, l.others(), underlay, l.options)
+	err = errors.Join(l.kernel.Sync(plan), l.masquerade(self), l.installer.plugin())
+	if err != nil || !plan.Ready {
+		return plan, err
+	}
+	return plan, l.installer.config(install.Values{NodeName: self.Name, PodCIDRs: self.PodCIDRs, MTU: plan.MTU})
+}
+
+func (l *nodeLoop) others() []cninode.Member {
 	others := make([]cninode.Member, 0, len(l.members))
 	for name, m := range l.members {
-		if name != self.Name {
+		if name != l.name {
 			others = append(others, m)
 		}
 	}
-	plan := cninode.Make(self, others, underlay, l.options)
-	return plan, l.kernel.Sync(plan)
+	return others
+}
+
+// masquerade: the cluster is all pods and nodes, and what was said to belong to it.
+func (l *nodeLoop) masquerade(self cninode.Member) error {
+	if l.table == nil {
+		return nil
+	}
+	cluster := slices.Clone(l.notMasquerade)
+	for _, m := range l.members {
+		cluster = append(cluster, m.PodCIDRs...)
+		for _, a := range m.Addrs {
+			cluster = append(cluster, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	return l.table.Sync(masquerade.NewRanges(self.PodCIDRs, cluster))
 }
 
 // report logs each problem when it begins and when it ends.

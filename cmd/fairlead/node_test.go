@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead/fairlead/cni/node/install"
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
@@ -23,6 +27,9 @@ func TestNodeUsageErrors(t *testing.T) {
 		{"node --manifests " + dir + " --routing bgp", `--routing "bgp": allowed are auto, direct and vxlan`},
 		{"node --manifests " + dir + " --vxlan-vni 16777216", `--vxlan-vni 16777216: allowed are 1 to 16777215`},
 		{"node --manifests " + dir + " --vxlan-port 0", `--vxlan-port 0: allowed are 1 to 65535`},
+		{"node --manifests " + dir + " --masquerade pf", `--masquerade "pf": allowed are auto, nftables, iptables and none`},
+		{"node --manifests " + dir + " --non-masquerade-cidrs 10.0.0.1", `--non-masquerade-cidrs "10.0.0.1": must be a range like 10.244.0.0/16 or fd00:10:244::/48`},
+		{"node --manifests " + dir + " --conf-template /nonexistent", `--conf-template "/nonexistent": open /nonexistent: no such file or directory`},
 		{"node --manifests " + dir + " --log-format xml", `--log-format "xml": allowed are text and json`},
 	}
 	for _, tt := range tests {
@@ -40,7 +47,9 @@ func TestNodeUsageErrors(t *testing.T) {
 type running struct {
 	t    *testing.T
 	ns   *netns.NS
-	dir  string
+	dir  string // has the manifests
+	bin  string // --cni-bin-dir
+	conf string // --cni-conf-dir
 	log  *logged
 	stop func() // and wait for the end, which must be an orderly one
 }
@@ -62,7 +71,7 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.2}, {type: InternalIP, a
 // newNode makes a node's namespace and the manifests of a cluster of two.
 func newNode(t *testing.T) *running {
 	t.Helper()
-	r := &running{t: t, ns: netns.NewT(t), dir: t.TempDir()}
+	r := &running{t: t, ns: netns.NewT(t), dir: t.TempDir(), bin: t.TempDir(), conf: t.TempDir()}
 	r.ns.RunT(t, "sh", "-ec", `
 		ip link set lo up
 		ip link add eth0 type bridge
@@ -85,11 +94,16 @@ func (r *running) start(args ...string) {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	r.log = &logged{t: r.t, more: make(chan struct{}, 1)}
 	ended := make(chan int, 1)
+	plugin := filepath.Join(r.t.TempDir(), "plugin")
+	if err := os.WriteFile(plugin, []byte("the plugin"), 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	args = append([]string{"node", "--manifests", r.dir, "--cni-bin-dir", r.bin, "--cni-conf-dir", r.conf, "--cni-binary", plugin}, args...)
 	go func() {
 		_ = r.ns.Do(func() error {
 			e := testEnv(new(bytes.Buffer), new(bytes.Buffer))
 			e.stderr = io.Writer(r.log)
-			ended <- run(ctx, append([]string{"node", "--manifests", r.dir}, args...), e)
+			ended <- run(ctx, args, e)
 			return nil
 		})
 	}()
@@ -153,22 +167,95 @@ func TestNodeAndCleanup(t *testing.T) {
 	if err := os.Remove(filepath.Join(r.dir, "more.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	r.log.await("msg=mended")
+	r.log.await(`msg=mended problem="node node-3: its pod CIDR 10.244.1.0/24`)
 	if n := strings.Count(r.log.text(), "its pod CIDR 10.244.1.0/24 overlaps"); n != 2 {
 		t.Errorf("the problem is told %d times instead of twice, when it begins and when it ends:\n%s", n, r.log.text())
 	}
 	r.stop()
+	if tables := r.ns.RunT(t, "nft", "list", "ruleset"); !strings.Contains(tables, "fairlead-node") {
+		t.Errorf("nothing is masqueraded:\n%s", tables)
+	}
+	if config := r.read(filepath.Join(r.conf, install.Conflist)); !strings.Contains(config, `"mtu": 1500`) {
+		t.Errorf("network configuration:\n%s", config)
+	}
 	if routes := r.ns.RunT(t, "ip", "-6", "route"); !strings.Contains(routes, "fd00:244:2::/64 via fd00::2 dev eth0 proto 250") {
 		t.Errorf("the routes should stay:\n%s", routes)
 	}
 	for range 2 {
 		in(t, r.ns, func() int {
-			return run(t.Context(), []string{"cleanup"}, testEnv(new(bytes.Buffer), new(bytes.Buffer)))
+			return run(t.Context(), []string{"cleanup", "--cni-conf-dir", r.conf}, testEnv(new(bytes.Buffer), new(bytes.Buffer)))
 		})
 	}
 	if routes := r.ns.RunT(t, "sh", "-c", "ip route; ip -6 route"); strings.Contains(routes, "proto 250") {
 		t.Errorf("cleanup left:\n%s", routes)
 	}
+	if tables := r.ns.RunT(t, "nft", "list", "ruleset"); strings.Contains(tables, "fairlead-node") {
+		t.Errorf("cleanup left:\n%s", tables)
+	}
+	if _, err := os.Stat(filepath.Join(r.conf, install.Conflist)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("cleanup left the network configuration: %v", err)
+	}
+	r.read(filepath.Join(r.bin, install.IPAM)) // stays
+}
+
+func (r *running) read(path string) string {
+	r.t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// The runtime may make pods, and probes say so, when pods can be connected and
+// not before.
+func TestNodeReady(t *testing.T) {
+	r := newNode(t)
+	r.ns.RunT(t, "ip", "addr", "del", "10.0.0.1/24", "dev", "eth0")
+	r.start("--healthz-bind-address", "[fd00::1]:10257", "--non-masquerade-cidrs", "10.77.0.0/16")
+	r.log.await("its IPv4 address 10.0.0.1 is on no interface that is up")
+	if got := r.get("/healthz"); got != http.StatusOK {
+		t.Errorf("/healthz: %d", got)
+	}
+	if got := r.get("/readyz"); got != http.StatusServiceUnavailable {
+		t.Errorf("/readyz before the node is ready: %d", got)
+	}
+	if _, err := os.Stat(filepath.Join(r.conf, install.Conflist)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the network configuration is there too early: %v", err)
+	}
+	r.ns.RunT(t, "ip", "addr", "add", "10.0.0.1/24", "dev", "eth0")
+	r.log.await(`msg=mended problem="node node-1: its IPv4 address`)
+	r.stop()
+	if config := r.read(filepath.Join(r.conf, install.Conflist)); !strings.Contains(config, "10.244.1.0/24") {
+		t.Errorf("network configuration:\n%s", config)
+	}
+	if set := r.ns.RunT(t, "nft", "list", "set", "ip", "fairlead-node", "cluster"); !strings.Contains(set, "10.77.0.0/16") {
+		t.Errorf("ranges that are not masqueraded:\n%s", set)
+	}
+}
+
+// get asks the node's health and returns the status.
+func (r *running) get(path string) int {
+	r.t.Helper()
+	status := 0
+	err := r.ns.Do(func() error {
+		conn, err := net.Dial("tcp", "[fd00::1]:10257")
+		if err != nil {
+			return err
+		}
+		client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}}
+		defer client.CloseIdleConnections()
+		answer, err := client.Get("http://node" + path)
+		if err != nil {
+			return err
+		}
+		status = answer.StatusCode
+		return answer.Body.Close()
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return status
 }
 
 // A node that the cluster does not know changes nothing.
