@@ -3,7 +3,6 @@ package plugin
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
@@ -16,13 +15,6 @@ import (
 
 // object is a JSON object in the making.
 type object map[string]any
-
-// with is o with a key set to another value.
-func (o object) with(key string, value any) object {
-	o = maps.Clone(o)
-	o[key] = value
-	return o
-}
 
 // node is a host's network namespace and a container runtime in it, made of
 // libcni as real ones are.
