@@ -44,13 +44,20 @@ func TestConfigurationIsRefused(t *testing.T) {
 		"broken argument":      {args: "MAC", wantCode: types.ErrInvalidEnvironmentVariables, want: `CNI_ARGS: "MAC": ARGS: invalid pair "MAC"`},
 
 		"ipMasq":                    {keys: `{"ipMasq": true}`, wantCode: unsupported, want: `ipMasq: true is not supported yet: only false is allowed`},
-		"vlan":                      {keys: `{"vlan": 100}`, wantCode: unsupported, want: `vlan: 100 is not supported yet: only 0 is allowed`},
-		"vlanTrunk":                 {keys: `{"vlanTrunk": [{"id": 7}]}`, wantCode: unsupported, want: `vlanTrunk: [{"id":7}] is not supported yet: only an empty list is allowed`},
 		"macspoofchk":               {keys: `{"macspoofchk": true}`, wantCode: unsupported, want: `macspoofchk: true is not supported yet: only false is allowed`},
 		"enabledad":                 {keys: `{"enabledad": true}`, wantCode: unsupported, want: `enabledad: true is not supported yet: only false is allowed`},
 		"disableContainerInterface": {keys: `{"disableContainerInterface": true}`, wantCode: unsupported, want: `disableContainerInterface: true is not supported yet: only false is allowed`},
-		"portIsolation":             {keys: `{"portIsolation": true}`, wantCode: unsupported, want: `portIsolation: true is not supported yet: only false is allowed`},
 		"vlan of wrong type":        {keys: `{"vlan": "100"}`, wantCode: invalid, want: `vlan: a JSON string is not allowed: it must be a whole number`},
+		"vlan too large":            {keys: `{"vlan": 4095}`, wantCode: invalid, want: `vlan: 4095 is out of range: 0 (no VLAN) to 4094 is allowed`},
+		"vlan negative":             {keys: `{"vlan": -1}`, wantCode: invalid, want: `vlan: -1 is out of range: 0 (no VLAN) to 4094 is allowed`},
+		"vlan of a long name":       {keys: `{"vlan": 4000, "isGateway": true, "bridge": "abcdefghijk"}`, wantCode: invalid, want: `bridge: "abcdefghijk" is too long for a gateway in a VLAN, whose interface would be "abcdefghijk.4000": 15 characters are allowed`},
+		"vlanTrunk as object":       {keys: `{"vlanTrunk": {"id": 7}}`, wantCode: invalid, want: `vlanTrunk: a JSON object is not allowed: it must be a list`},
+		"vlanTrunk of text":         {keys: `{"vlanTrunk": [{"id": "7"}]}`, wantCode: invalid, want: `vlanTrunk.id: a JSON string is not allowed: it must be a whole number`},
+		"vlanTrunk id 0":            {keys: `{"vlanTrunk": [{"id": 7}, {"id": 0}]}`, wantCode: invalid, want: `vlanTrunk[1].id: 0 is out of range: 1 to 4094 is allowed`},
+		"vlanTrunk id too large":    {keys: `{"vlanTrunk": [{"minID": 7, "maxID": 5000}]}`, wantCode: invalid, want: `vlanTrunk[0].maxID: 5000 is out of range: 1 to 4094 is allowed`},
+		"vlanTrunk without minID":   {keys: `{"vlanTrunk": [{"maxID": 7}]}`, wantCode: invalid, want: `vlanTrunk[0]: minID and maxID are allowed only together`},
+		"vlanTrunk without maxID":   {keys: `{"vlanTrunk": [{"minID": 7}]}`, wantCode: invalid, want: `vlanTrunk[0]: minID and maxID are allowed only together`},
+		"vlanTrunk backwards":       {keys: `{"vlanTrunk": [{"minID": 7, "maxID": 6}]}`, wantCode: invalid, want: `vlanTrunk[0]: minID 7 is larger than maxID 6`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -77,7 +84,6 @@ func TestConfigurationIsRefused(t *testing.T) {
 func TestKeysThatChangeNothing(t *testing.T) {
 	conf := newNetwork(t)
 	keys := `{"mode": "bridge", "bridge": "", "isGateway": false, "ipMasq": false, "ipMasqBackend": "nftables", "mtu": 0, "vlan": 0,
-		"vlanTrunk": [], "preserveDefaultVlan": true, "macspoofchk": false, "enabledad": false, "ipam": {}, "dns": {},
 		"capabilities": {"mac": true}, "runtimeConfig": {}, "args": {"cni": {}}, "prevResult": {"cniVersion": "1.1.0"}}`
 	if err := json.Unmarshal([]byte(keys), &conf); err != nil {
 		t.Fatal(err)

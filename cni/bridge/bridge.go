@@ -45,7 +45,8 @@ type Attachment struct {
 	*mode.Attachment
 	Config *Config
 
-	bridge link.Device
+	bridge  link.Device
+	gateway link.Device // has the gateways' addresses
 }
 
 // Connect prepares the attachment of a pod's interface.
@@ -64,7 +65,7 @@ func (c *Config) Status(host *link.NS) error {
 const (
 	bridgeInterface = iota
 	portInterface
-	podInterface
+	podInterface // and, after it, the gateway's if it is not the bridge
 )
 
 // portLimit is how long a port may take to come up: some microseconds, except
@@ -96,7 +97,7 @@ func (a *Attachment) Add() (step.Undo, error) {
 	return step.Run(
 		func() (step.Undo, error) { return a.readyBridge(gateways) },
 		a.connect,
-		a.setHairpin,
+		a.setPort,
 	)
 }
 
@@ -126,6 +127,9 @@ func (a *Attachment) Settle() error {
 		bridgeInterface: report(bridge, ""),
 		portInterface:   report(port, ""),
 		podInterface:    report(pod, a.Sandbox),
+	}
+	if a.gateway.Index != 0 && a.gateway.Index != a.bridge.Index {
+		a.Result.Interfaces = append(a.Result.Interfaces, report(a.gateway, ""))
 	}
 	return nil
 }
@@ -178,14 +182,26 @@ func (a *Attachment) explainExists(pair link.Veth, err error) error {
 	return err
 }
 
-// setHairpin needs no undo: the port goes as a whole.
-func (a *Attachment) setHairpin() (step.Undo, error) {
-	if !a.Config.HairpinMode {
+// setPort has the bridge treat the port as the configuration asks for. It needs
+// no undo: the port goes as a whole.
+func (a *Attachment) setPort() (step.Undo, error) {
+	c := a.Config
+	if !c.HairpinMode && !c.PortIsolation && !c.filtersVLANs() {
 		return nil, nil
 	}
 	port, err := a.Host.Device(PortName(a.ContainerID, a.IfName))
 	if err != nil {
 		return nil, err
 	}
-	return nil, a.Host.SetHairpin(port, true)
+	if c.HairpinMode {
+		if err := a.Host.SetHairpin(port, true); err != nil {
+			return nil, err
+		}
+	}
+	if c.PortIsolation {
+		if err := a.Host.SetIsolated(port, true); err != nil {
+			return nil, err
+		}
+	}
+	return nil, a.setVLANs(port, c.vlans())
 }

@@ -15,7 +15,7 @@ import (
 // with the configuration and Result, and returns what differs, in words. The
 // error says what could not be read.
 //
-// What other plugins of a chain may have changed (MTU, rates, isolation) is not
+// What other plugins of a chain may have changed (MTU, rates) is not
 // looked at.
 func (a *Attachment) Check(pod link.Device) ([]string, error) {
 	_, err := a.findBridge()
@@ -48,7 +48,14 @@ func (a *Attachment) checkGateways() ([]string, error) {
 	if !a.Config.IsGateway || len(a.Result.IPs) == 0 {
 		return nil, nil
 	}
-	present, err := a.Host.Addresses(a.bridge)
+	_, err := a.findGateway()
+	if errors.Is(err, link.ErrNoDevice) {
+		return []string{fmt.Sprintf("interface %s of the gateway is gone", a.Config.gatewayName())}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	present, err := a.Host.Addresses(a.gateway)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +66,7 @@ func (a *Attachment) checkGateways() ([]string, error) {
 			continue
 		}
 		if !slices.ContainsFunc(present, func(p link.Address) bool { return p.Addr() == gateway.Unmap() }) {
-			differences = append(differences, fmt.Sprintf("bridge %s does not have the gateway's address %s", a.bridge.Name, ip.Gateway))
+			differences = append(differences, fmt.Sprintf("bridge %s does not have the gateway's address %s", a.gateway.Name, ip.Gateway))
 		}
 	}
 	return differences, nil
@@ -86,14 +93,25 @@ func (a *Attachment) checkPort(pod link.Device) ([]string, error) {
 	if port.Master != a.bridge.Index {
 		return append(differences, fmt.Sprintf("%s is not a port of bridge %s", port.Name, a.bridge.Name)), nil
 	}
-	hairpin, err := a.Host.Hairpin(port)
+	settings, err := a.checkSettings(port)
+	return append(differences, settings...), err
+}
+
+// checkSettings looks at how the bridge treats the port.
+func (a *Attachment) checkSettings(port link.Device) ([]string, error) {
+	is, err := a.Host.Port(port)
 	if err != nil {
 		return nil, err
 	}
-	if hairpin != a.Config.HairpinMode {
-		differences = append(differences, fmt.Sprintf("hairpin mode of port %s is %t, not %t", port.Name, hairpin, a.Config.HairpinMode))
+	var differences []string
+	if is.Hairpin != a.Config.HairpinMode {
+		differences = append(differences, fmt.Sprintf("hairpin mode of port %s is %t, not %t", port.Name, is.Hairpin, a.Config.HairpinMode))
 	}
-	return differences, nil
+	if is.Isolated != a.Config.PortIsolation {
+		differences = append(differences, fmt.Sprintf("isolation of port %s is %t, not %t", port.Name, is.Isolated, a.Config.PortIsolation))
+	}
+	vlans, err := a.checkVLANs(port)
+	return append(differences, vlans...), err
 }
 
 // checkReported compares an interface of the host with what Result says of it.

@@ -19,15 +19,18 @@ type Config struct {
 	HairpinMode      bool   `json:"hairpinMode"`      // frames go back out of the port they came in by
 	PromiscMode      bool   `json:"promiscMode"`      // the bridge takes frames for every address
 
-	// Keys of the reference plugin that are not served yet. (preserveDefaultVlan
-	// and ipMasqBackend change nothing without those that they qualify.)
-	IPMasq                    bool              `json:"ipMasq"`
-	VLAN                      int               `json:"vlan"`
-	VLANTrunk                 []json.RawMessage `json:"vlanTrunk"`
-	MACSpoofChk               bool              `json:"macspoofchk"`
-	EnableDAD                 bool              `json:"enabledad"`
-	DisableContainerInterface bool              `json:"disableContainerInterface"`
-	PortIsolation             bool              `json:"portIsolation"`
+	PortIsolation bool `json:"portIsolation"` // pods reach the node, and none of each other
+
+	VLAN                int     `json:"vlan"`                // of what pods send without a tag; 0: none of its own
+	VLANTrunk           []Trunk `json:"vlanTrunk"`           // those that pods may tag frames with
+	PreserveDefaultVLAN bool    `json:"preserveDefaultVlan"` // pods keep the bridge's default VLAN beside these
+
+	// Keys of the reference plugin that are not served yet. (ipMasqBackend changes
+	// nothing without ipMasq.)
+	IPMasq                    bool `json:"ipMasq"`
+	MACSpoofChk               bool `json:"macspoofchk"`
+	EnableDAD                 bool `json:"enabledad"`
+	DisableContainerInterface bool `json:"disableContainerInterface"`
 }
 
 const (
@@ -53,6 +56,9 @@ func (c *Config) Complete() error {
 	if c.HairpinMode && c.PromiscMode {
 		return invalid("promiscMode: true is not allowed together with hairpinMode: true: pods would get frames twice")
 	}
+	if err := c.checkVLANs(); err != nil {
+		return err
+	}
 	return c.refuseUnsupported()
 }
 
@@ -67,12 +73,9 @@ func (c *Config) refuseUnsupported() error {
 		allowed string
 	}{
 		{c.IPMasq, "ipMasq", c.IPMasq, "false"},
-		{c.VLAN != 0, "vlan", c.VLAN, "0"},
-		{len(c.VLANTrunk) != 0, "vlanTrunk", c.VLANTrunk, "an empty list"},
 		{c.MACSpoofChk, "macspoofchk", c.MACSpoofChk, "false"},
 		{c.EnableDAD, "enabledad", c.EnableDAD, "false"},
 		{c.DisableContainerInterface, "disableContainerInterface", c.DisableContainerInterface, "false"},
-		{c.PortIsolation, "portIsolation", c.PortIsolation, "false"},
 	}
 	for _, key := range keys {
 		if key.set {

@@ -12,11 +12,12 @@ import (
 // group is the interface group (netdevice(7), IFLA_GROUP) of a network's ports.
 // It is part of the message that makes a port, so that GC knows a network's
 // ports also when ADD died right after it. Groups that people give are small
-// numbers: the highest bit sets these apart.
+// numbers: the second highest bit sets these apart. (With the highest one ip(8)
+// would show them as negative.)
 func group(network string) uint32 {
 	hash := fnv.New32a()
 	hash.Write([]byte(network))
-	return hash.Sum32() | 1<<31
+	return hash.Sum32()>>1 | 1<<30
 }
 
 // GC removes the ports of a network, and with them the pods' interfaces, that

@@ -59,17 +59,11 @@ func (a *Attachment) planNew(gateways []netip.Prefix) []step.Func {
 	if a.Config.PromiscMode {
 		changes = append(changes, a.setPromisc)
 	}
-	own, node := a.sysctls(gateways)
-	for _, s := range own {
-		changes = append(changes, a.set(s))
+	changes = append(changes, a.setAll(a.bridgeSysctls())...)
+	if len(gateways) != 0 {
+		changes = append(changes, a.planNewGateway(gateways)...)
 	}
-	for _, gateway := range gateways {
-		changes = append(changes, a.addAddress(gateway))
-	}
-	for _, s := range node {
-		changes = append(changes, a.set(s))
-	}
-	return changes
+	return append(changes, a.setAll(nodeSysctls(gateways))...)
 }
 
 func (a *Attachment) planExisting(gateways []netip.Prefix) ([]step.Func, error) {
@@ -80,34 +74,66 @@ func (a *Attachment) planExisting(gateways []netip.Prefix) ([]step.Func, error) 
 	if a.Config.PromiscMode && !a.bridge.Promisc {
 		changes = append(changes, a.setPromisc)
 	}
-	own, node := a.sysctls(gateways)
-	settings, err := a.planSysctls(own)
+	if a.Config.filtersVLANs() && !a.bridge.VLAN.Filtering {
+		changes = append(changes, a.setFiltering)
+	}
+	settings, err := a.planSysctls(a.bridgeSysctls())
+	if err != nil {
+		return nil, err
+	}
+	gateway, err := a.planGateway(gateways)
+	if err != nil {
+		return nil, err
+	}
+	forwarding, err := a.planSysctls(nodeSysctls(gateways))
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(changes, settings, gateway, forwarding), nil
+}
+
+// planGateway returns the steps that make an interface of the node, the bridge as
+// a rule, the pods' gateway.
+func (a *Attachment) planGateway(gateways []netip.Prefix) ([]step.Func, error) {
+	if len(gateways) == 0 {
+		return nil, nil
+	}
+	_, err := a.findGateway()
+	if errors.Is(err, link.ErrNoDevice) {
+		return a.planNewGateway(gateways), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	settings, err := a.planSysctls(a.gatewaySysctls(gateways))
 	if err != nil {
 		return nil, err
 	}
 	addresses, err := a.planAddresses(gateways)
-	if err != nil {
-		return nil, err
-	}
-	forwarding, err := a.planSysctls(node)
-	if err != nil {
-		return nil, err
-	}
-	return slices.Concat(changes, settings, addresses, forwarding), nil
+	return append(settings, addresses...), err
 }
 
-// planAddresses returns the steps that give the bridge the gateways' addresses.
-// It is in the way if the bridge has another IPv4 address, or one in an IPv6
+func (a *Attachment) planNewGateway(gateways []netip.Prefix) []step.Func {
+	changes := []step.Func{a.findGateway}
+	if a.Config.gatewayName() != a.Config.Bridge {
+		changes = []step.Func{a.addGateway}
+	}
+	changes = append(changes, a.setAll(a.gatewaySysctls(gateways))...)
+	for _, gateway := range gateways {
+		changes = append(changes, a.addAddress(gateway))
+	}
+	return changes
+}
+
+// planAddresses returns the steps that give their interface the gateways'
+// addresses. It is in the way if the interface has another IPv4 address, or one in an IPv6
 // subnet that overlaps, and such addresses give way only to forceAddress.
 //
 // The reference plugin goes by the order in which the kernel lists addresses,
 // and can hold only one gateway per family; here all of a pod's gateways count
 // as one set.
 func (a *Attachment) planAddresses(gateways []netip.Prefix) ([]step.Func, error) {
-	if len(gateways) == 0 {
-		return nil, nil
-	}
-	present, err := a.Host.Addresses(a.bridge)
+	present, err := a.Host.Addresses(a.gateway)
 	if err != nil {
 		return nil, err
 	}
@@ -126,14 +152,17 @@ func (a *Attachment) planAddresses(gateways []netip.Prefix) ([]step.Func, error)
 		}
 		if !a.Config.ForceAddress {
 			return nil, fmt.Errorf("bridge %s has the address %s, which is in the way of the gateway %s: only forceAddress: true replaces it",
-				a.bridge.Name, p, missing[i])
+				a.gateway.Name, p, missing[i])
 		}
 		changes = append(changes, a.deleteAddress(p))
 	}
 	for _, m := range missing {
 		changes = append(changes, a.addAddress(m))
 	}
-	return append(changes, a.pinMAC), nil
+	if a.gateway.Index == a.bridge.Index {
+		changes = append(changes, a.pinMAC)
+	}
+	return changes, nil
 }
 
 func inTheWay(present, wanted netip.Prefix) bool {
@@ -143,23 +172,37 @@ func inTheWay(present, wanted netip.Prefix) bool {
 	return wanted.Addr().Is4() || present.Overlaps(wanted)
 }
 
-// sysctls are the values wanted, of the bridge itself and of the node. The
-// node's come last: the kernel drops the default routes that routers advertised
-// when IPv6 forwarding is turned on.
-func (a *Attachment) sysctls(gateways []netip.Prefix) (own, node []link.Sysctl) {
-	conf := "net/ipv6/conf/" + a.Config.Bridge + "/"
-	// Else a pod could advertise itself as the node's router (RFC 4861).
-	own = append(own, link.Sysctl{Path: conf + "accept_ra", Value: "0"})
-	if slices.ContainsFunc(gateways, func(g netip.Prefix) bool { return g.Addr().Is6() }) {
-		// Nodes without IPv6 of their own often have it off for new interfaces.
-		own = append(own, link.Sysctl{Path: conf + "disable_ipv6", Value: "0"})
-		node = append(node, link.Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1"})
-	}
-	if slices.ContainsFunc(gateways, func(g netip.Prefix) bool { return g.Addr().Is4() }) {
-		node = append(node, link.Sysctl{Path: "net/ipv4/ip_forward", Value: "1"})
-	}
-	return own, node
+// bridgeSysctls are the values wanted of the bridge itself: else a pod could
+// advertise itself as the node's router (RFC 4861).
+func (a *Attachment) bridgeSysctls() []link.Sysctl {
+	return []link.Sysctl{{Path: "net/ipv6/conf/" + a.Config.Bridge + "/accept_ra", Value: "0"}}
 }
+
+// gatewaySysctls are the values wanted of the interface of the gateways.
+func (a *Attachment) gatewaySysctls(gateways []netip.Prefix) []link.Sysctl {
+	conf := "net/ipv6/conf/" + a.Config.gatewayName() + "/"
+	values := []link.Sysctl{{Path: conf + "accept_ra", Value: "0"}}
+	if slices.ContainsFunc(gateways, isIPv6) {
+		// Nodes without IPv6 of their own often have it off for new interfaces.
+		values = append(values, link.Sysctl{Path: conf + "disable_ipv6", Value: "0"})
+	}
+	return values
+}
+
+// nodeSysctls are the values wanted of the node. They come last: the kernel drops
+// the default routes that routers advertised when IPv6 forwarding is turned on.
+func nodeSysctls(gateways []netip.Prefix) []link.Sysctl {
+	var values []link.Sysctl
+	if slices.ContainsFunc(gateways, isIPv6) {
+		values = append(values, link.Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1"})
+	}
+	if slices.ContainsFunc(gateways, func(g netip.Prefix) bool { return !isIPv6(g) }) {
+		values = append(values, link.Sysctl{Path: "net/ipv4/ip_forward", Value: "1"})
+	}
+	return values
+}
+
+func isIPv6(p netip.Prefix) bool { return p.Addr().Is6() }
 
 // planSysctls returns the steps for those values that are not as wanted.
 func (a *Attachment) planSysctls(wanted []link.Sysctl) ([]step.Func, error) {

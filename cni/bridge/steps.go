@@ -23,7 +23,9 @@ func (a *Attachment) findBridge() (step.Undo, error) {
 }
 
 func (a *Attachment) addBridge() (step.Undo, error) {
-	return a.removeBridge, a.Host.AddBridge(a.Config.Bridge, link.NewMAC(), a.Config.MTU)
+	return a.removeBridge, a.Host.AddBridge(link.Bridge{
+		Name: a.Config.Bridge, MAC: link.NewMAC(), MTU: a.Config.MTU, VLANFiltering: a.Config.filtersVLANs(),
+	})
 }
 
 // removeBridge takes back the bridge that this ADD made, unless somebody who
@@ -52,6 +54,14 @@ func (a *Attachment) setPromisc() (step.Undo, error) {
 	return func() error { return a.Host.SetPromisc(a.bridge, false) }, a.Host.SetPromisc(a.bridge, true)
 }
 
+func (a *Attachment) setAll(values []link.Sysctl) []step.Func {
+	var changes []step.Func
+	for _, s := range values {
+		changes = append(changes, a.set(s))
+	}
+	return changes
+}
+
 // set has no undo: other programs may rely on forwarding as soon as it is on,
 // and the next ADD would set the same again.
 func (a *Attachment) set(s link.Sysctl) step.Func {
@@ -60,13 +70,13 @@ func (a *Attachment) set(s link.Sysctl) step.Func {
 
 func (a *Attachment) addAddress(addr netip.Prefix) step.Func {
 	return func() (step.Undo, error) {
-		return func() error { return a.Host.DeleteAddress(a.bridge, link.Address{Prefix: addr}) }, a.Host.AddAddress(a.bridge, addr)
+		return func() error { return a.Host.DeleteAddress(a.gateway, link.Address{Prefix: addr}) }, a.Host.AddAddress(a.gateway, addr)
 	}
 }
 
 func (a *Attachment) deleteAddress(addr link.Address) step.Func {
 	return func() (step.Undo, error) {
-		return func() error { return a.Host.RestoreAddress(a.bridge, addr) }, a.Host.DeleteAddress(a.bridge, addr)
+		return func() error { return a.Host.RestoreAddress(a.gateway, addr) }, a.Host.DeleteAddress(a.gateway, addr)
 	}
 }
 

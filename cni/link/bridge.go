@@ -8,15 +8,28 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// AddBridge makes a bridge that is up. A given hardware address stays as it is;
-// one chosen by the kernel would follow the lowest of the ports, and each
-// change of it cuts off pods until their neighbour entries expire. mtu 0 is the
-// kernel's default. The error wraps unix.EEXIST if the name is taken.
-func (ns *NS) AddBridge(name string, mac net.HardwareAddr, mtu int) error {
+// Bridge is a bridge that is to be made.
+type Bridge struct {
+	Name string
+	// MAC stays as it is when it is given. One chosen by the kernel would follow
+	// the lowest of the ports, and each change of it cuts off pods until their
+	// neighbour entries expire.
+	MAC           net.HardwareAddr
+	MTU           int  // 0: the kernel's default
+	VLANFiltering bool // ports have their VLANs (see PortVLAN)
+}
+
+// AddBridge makes a bridge that is up. The error wraps unix.EEXIST if the name is
+// taken.
+func (ns *NS) AddBridge(b Bridge) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.Flags = name, mac, mtu, net.FlagUp
-	if err := ns.netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-		return fmt.Errorf("add bridge %s: %w", name, err)
+	attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.Flags = b.Name, b.MAC, b.MTU, net.FlagUp
+	bridge, with := &netlink.Bridge{LinkAttrs: attrs}, ""
+	if b.VLANFiltering {
+		bridge.VlanFiltering, with = &b.VLANFiltering, " with VLAN filtering"
+	}
+	if err := ns.netlink.LinkAdd(bridge); err != nil {
+		return fmt.Errorf("add bridge %s%s: %w", b.Name, with, err)
 	}
 	return nil
 }
@@ -39,12 +52,26 @@ func (ns *NS) SetHairpin(port Device, on bool) error {
 	return nil
 }
 
-// Hairpin reports whether a bridge sends a frame back out of the port it came
-// in by.
-func (ns *NS) Hairpin(port Device) (bool, error) {
+// SetIsolated sets whether a bridge keeps frames of this port from the others
+// that are isolated too.
+func (ns *NS) SetIsolated(port Device, on bool) error {
+	if err := ns.netlink.LinkSetIsolated(port.link(), on); err != nil {
+		return fmt.Errorf("set isolation of %s: %w", port.Name, err)
+	}
+	return nil
+}
+
+// Port is how a bridge treats one of its ports.
+type Port struct {
+	Hairpin  bool // see SetHairpin
+	Isolated bool // see SetIsolated
+}
+
+// Port reads how a bridge treats one of its ports.
+func (ns *NS) Port(port Device) (Port, error) {
 	info, err := ns.netlink.LinkGetProtinfo(port.link())
 	if err != nil {
-		return false, fmt.Errorf("read hairpin mode of %s: %w", port.Name, err)
+		return Port{}, fmt.Errorf("read settings of port %s: %w", port.Name, err)
 	}
-	return info.Hairpin, nil
+	return Port{Hairpin: info.Hairpin, Isolated: info.Isolated}, nil
 }

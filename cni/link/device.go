@@ -24,7 +24,14 @@ type Device struct {
 	Promisc bool // wanted promiscuous by its owner, not by a capture
 	Group   uint32
 	Master  int // index of the bridge whose port it is; 0: none
+	VLAN    BridgeVLAN
 	Peer    int // of a veth: index of the other end, in the namespace of the other end
+}
+
+// BridgeVLAN is how a bridge deals with VLANs; of other interfaces it is zero.
+type BridgeVLAN struct {
+	Filtering bool // it looks at them
+	Default   int  // the native VLAN of new ports; 0: none
 }
 
 // Device finds an interface by name. The error wraps ErrNoDevice if there is none.
@@ -76,8 +83,17 @@ func described(found netlink.Link) Device {
 		Promisc: a.RawFlags&unix.IFF_PROMISC != 0,
 		Group:   a.Group,
 		Master:  a.MasterIndex,
+		VLAN:    bridgeVLAN(found),
 		Peer:    a.ParentIndex,
 	}
+}
+
+func bridgeVLAN(found netlink.Link) BridgeVLAN {
+	bridge, ok := found.(*netlink.Bridge)
+	if !ok || bridge.VlanFiltering == nil || bridge.VlanDefaultPVID == nil {
+		return BridgeVLAN{}
+	}
+	return BridgeVLAN{Filtering: *bridge.VlanFiltering, Default: int(*bridge.VlanDefaultPVID)}
 }
 
 // NewMAC makes up a hardware address: unicast and locally administered (IEEE

@@ -52,7 +52,7 @@ func check(t *testing.T, err error) {
 // addBridge makes a bridge br0 and returns it.
 func addBridge(t *testing.T, ns *link.NS) link.Device {
 	t.Helper()
-	check(t, ns.AddBridge("br0", link.NewMAC(), 0))
+	check(t, ns.AddBridge(link.Bridge{Name: "br0", MAC: link.NewMAC()}))
 	return must[link.Device](t)(ns.Device("br0"))
 }
 
