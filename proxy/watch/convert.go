@@ -19,6 +19,17 @@ import (
 // API server: later everything may rely on it, and names may be written into
 // rules as they are. With any error the struct is of no use.
 
+// labelProxyName is on a Service that another proxy than the node's serves.
+const labelProxyName = "service.kubernetes.io/service-proxy-name"
+
+// unusedBy has, for a kind, the label whose objects are not used: a Service of
+// another proxy, and a slice of a Service without a cluster IP. They are those of
+// kube-proxy.
+var unusedBy = map[string]string{
+	kindService: labelProxyName,
+	kindSlice:   corev1.IsHeadlessService,
+}
+
 // convertName checks the metadata of a namespaced object. The rule of its name
 // depends on the kind.
 func convertName(meta metav1.ObjectMeta, rule func(string) []string) (service.Name, field.ErrorList) {

@@ -33,7 +33,13 @@ type object struct {
 	value any // *service.Service, *service.Slice or *service.Node
 }
 
-const kindList = "List"
+// The kinds of objects, as manifests spell them.
+const (
+	kindList    = "List"
+	kindService = "Service"
+	kindSlice   = "EndpointSlice"
+	kindNode    = "Node"
+)
 
 // kind is how the objects of a kind are decoded.
 type kind struct {
@@ -44,10 +50,10 @@ type kind struct {
 
 // kinds has the kinds that a proxy uses, and the one that has objects of them.
 var kinds = map[string]kind{
-	kindList:        {apiVersion: "v1"},
-	"Service":       {"v1", true, decodeAs(convertService)},
-	"EndpointSlice": {"discovery.k8s.io/v1", true, decodeAs(convertSlice)},
-	"Node":          {"v1", false, decodeAs(convertNode)},
+	kindList:    {apiVersion: "v1"},
+	kindService: {"v1", true, decodeAs(convertService)},
+	kindSlice:   {"discovery.k8s.io/v1", true, decodeAs(convertSlice)},
+	kindNode:    {"v1", false, decodeAs(convertNode)},
 }
 
 func decodeAs[T, S any](convert func(*T) (*S, field.ErrorList)) func([]byte) (any, field.ErrorList) {
@@ -197,6 +203,10 @@ func (d *decoder) known(raw []byte, prefix string, h header, k kind) {
 		d.refuse(prefix, name, errs)
 		return
 	}
+	if label := unusedBy[h.Kind]; label != "" && hasLabel(h, label) {
+		d.problem(prefix, Problem{Object: name, Field: labelPath(label), Message: "an object with this label is not used", Note: true})
+		return
+	}
 	line := 1
 	if prefix != "" {
 		line = d.line(prefix)
@@ -217,6 +227,19 @@ func nameOf(h header, k kind) Object {
 		name.Namespace = namespaceOf(metadata.Namespace)
 	}
 	return Object{Kind: h.Kind, Name: name}
+}
+
+func hasLabel(h header, label string) bool {
+	var metadata struct {
+		Labels map[string]string `json:"labels"`
+	}
+	_ = json.Unmarshal(h.Metadata, &metadata) // the object has been decoded before
+	_, ok := metadata.Labels[label]
+	return ok
+}
+
+func labelPath(label string) string {
+	return field.NewPath("metadata", "labels").Key(label).String()
 }
 
 // twiceIn returns the errors of the keys below prefix that are there twice,
