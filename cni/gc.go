@@ -2,6 +2,7 @@ package cni
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -27,18 +28,24 @@ func (p *Plugin) GC(ctx context.Context, args *skel.CmdArgs) error {
 }
 
 // validAttachments are the pods to keep. No list is not an empty list: that
-// would cut off every pod of the network.
+// would cut off every pod of the network. But null is one: it is what libcni
+// makes of a runtime's list that has nothing in it.
 func validAttachments(stdin []byte) ([]types.GCAttachment, error) {
+	const key = "cni.dev/valid-attachments"
+	var keys map[string]json.RawMessage
+	if err := decode(stdin, &keys); err != nil {
+		return nil, err
+	}
+	if _, ok := keys[key]; !ok {
+		return nil, invalid(key + ": no value is not allowed: GC needs the list of the attachments to keep")
+	}
 	var conf struct {
-		Valid *[]types.GCAttachment `json:"cni.dev/valid-attachments"`
+		Valid []types.GCAttachment `json:"cni.dev/valid-attachments"`
 	}
 	if err := decode(stdin, &conf); err != nil {
 		return nil, err
 	}
-	if conf.Valid == nil {
-		return nil, invalid("cni.dev/valid-attachments: no value is not allowed: GC needs the list of the attachments to keep")
-	}
-	return *conf.Valid, nil
+	return conf.Valid, nil
 }
 
 func collectLinks(network string, valid []types.GCAttachment) error {

@@ -26,9 +26,15 @@ type node struct {
 func newNode(t *testing.T) *node {
 	t.Helper()
 	ns := netns.NewT(t)
+	return &node{ns, newRuntime(t, ns)}
+}
+
+// newRuntime is a runtime that knows of no pod yet.
+func newRuntime(t *testing.T, ns *netns.NS) *libcni.CNIConfig {
+	t.Helper()
 	exec := &execInside{Exec: &invoke.DefaultExec{RawExec: &invoke.RawExec{}}, ns: ns}
 	path := []string{programs.Dir(t), refplugins.Dir(t)}
-	return &node{ns: ns, cni: libcni.NewCNIConfigWithCacheDir(path, t.TempDir(), exec)}
+	return libcni.NewCNIConfigWithCacheDir(path, t.TempDir(), exec)
 }
 
 // execInside runs plugins in the node's namespace, where its runtime is.
