@@ -9,7 +9,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -30,6 +29,9 @@ type Backend interface {
 	// Table of the Sync before. After an error the backend trusts nothing that it
 	// knew: the next Sync starts from what the kernel says, as the first one does.
 	Sync(ctx context.Context, t *service.Table, change service.Change) error
+	// Intact looks, at little cost, whether others have removed what Sync made.
+	// If so, the next Sync starts from what the kernel says.
+	Intact() (bool, error)
 	// Cleanup removes everything that is the backend's from the kernel.
 	Cleanup(ctx context.Context) error
 }
@@ -40,17 +42,17 @@ type Observer interface {
 	News(news watch.News)
 	// Synced: the kernel was told something, or did not take it.
 	Synced(r Round)
-	// UpToDate: there is nothing that the kernel does not have.
-	UpToDate()
+	// UpToDate: there is nothing that the kernel does not have. So many claims of
+	// Services are lost to others.
+	UpToDate(conflicts int)
 }
 
 // Round is one Sync of the backend.
 type Round struct {
-	Table     *service.Table // not to be kept: it changes with the next round
-	Change    service.Change
-	Conflicts int // claims of Services that lost
-	Took      time.Duration
-	Err       error
+	Table  *service.Table // not to be kept: it changes with the next round
+	Change service.Change
+	Took   time.Duration
+	Err    error
 }
 
 // HealthChecks answers load balancers.
@@ -64,6 +66,9 @@ type HealthChecks interface {
 const (
 	retryMin = 100 * time.Millisecond
 	retryMax = 10 * time.Second
+	// lookEvery is how often the backend looks whether its work is still there,
+	// and health checks that could not be served are tried again.
+	lookEvery = 10 * time.Second
 )
 
 // Proxy is one node's proxy.
@@ -82,10 +87,11 @@ type Proxy struct {
 // Run serves until ctx ends, which is no error, or the source fails. What the
 // kernel was told stays.
 func (p *Proxy) Run(ctx context.Context) error {
-	var retry time.Duration // until the failed Sync is tried again; 0: none failed
-	synced := false         // the kernel agrees with the Table
-	for {
-		news, err := p.next(ctx, retry)
+	retry := lookEvery // until something is tried again, or looked at
+	synced := false    // the kernel agrees with the Table
+	looked := time.Now()
+	for first := true; ; first = false {
+		news, err := p.next(ctx, retry, first)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -96,18 +102,39 @@ func (p *Proxy) Run(ctx context.Context) error {
 		change := p.Resolver.Apply(news.Update)
 		p.reportConflicts()
 		p.tell(func(o Observer) { o.News(news) })
+		if time.Since(looked) >= lookEvery {
+			synced, looked = synced && p.intact(), time.Now()
+		}
+		wasSynced := synced
 		if !synced || !change.Empty() {
 			synced = p.sync(ctx, change)
 		}
 		switch {
 		case synced:
-			retry = 0
-			p.tell(func(o Observer) { o.UpToDate() })
-		case ctx.Err() == nil:
-			retry = min(max(2*retry, retryMin), retryMax)
-			p.Log.Info("sync will be tried again", "in", retry)
+			retry = lookEvery
+			p.tell(func(o Observer) { o.UpToDate(len(p.reported)) })
+			p.syncHealthChecks(ctx)
+		case ctx.Err() != nil:
+			return nil
+		case wasSynced || first:
+			retry = retryMin
+		default:
+			retry = min(2*retry, retryMax)
 		}
 	}
+}
+
+// intact says whether the kernel still has what it was told.
+func (p *Proxy) intact() bool {
+	ok, err := p.Backend.Intact()
+	if err != nil {
+		p.Log.Error("cannot look whether the rules are intact", "error", err)
+		return true
+	}
+	if !ok {
+		p.Log.Warn("somebody removed our rules: making them anew")
+	}
+	return ok
 }
 
 // sync makes the kernel agree with the Table and says whether it does.
@@ -120,23 +147,24 @@ func (p *Proxy) sync(ctx context.Context, change service.Change) bool {
 		return false
 	}
 	p.tell(func(o Observer) {
-		o.Synced(Round{Table: t, Change: change, Conflicts: len(p.reported), Took: took, Err: err})
+		o.Synced(Round{Table: t, Change: change, Took: took, Err: err})
 	})
 	if err != nil {
-		p.Log.Error("sync failed", "error", err)
+		p.Log.Error("sync failed, will be tried again", "error", err)
 		return false
 	}
 	p.Log.Info("synced", "frontends", len(t.Frontends), "pools", len(t.Pools),
 		"frontends_changed", len(change.Frontends), "pools_changed", len(change.Pools), "took", took)
-	p.syncHealthChecks(ctx, t)
 	return true
 }
 
-func (p *Proxy) syncHealthChecks(ctx context.Context, t *service.Table) {
+// syncHealthChecks is called again and again: a port that another program holds
+// may become free.
+func (p *Proxy) syncHealthChecks(ctx context.Context) {
 	if p.HealthChecks == nil {
 		return
 	}
-	if err := p.HealthChecks.Sync(ctx, t.HealthChecks); err != nil {
+	if err := p.HealthChecks.Sync(ctx, p.Resolver.Table().HealthChecks); err != nil {
 		p.Log.Error("load balancers get no answer about some Services", "error", err)
 	}
 }
@@ -147,15 +175,16 @@ func (p *Proxy) tell(what func(Observer)) {
 	}
 }
 
-// next waits for news, or, when a Sync is to be tried again, until then.
-func (p *Proxy) next(ctx context.Context, retry time.Duration) (watch.News, error) {
-	if retry == 0 {
+// next waits for news, and for the first as long as it takes, but otherwise no
+// longer than wait.
+func (p *Proxy) next(ctx context.Context, wait time.Duration, first bool) (watch.News, error) {
+	if first {
 		return p.Source.Next(ctx)
 	}
-	wait, cancel := context.WithTimeout(ctx, retry)
+	timed, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	news, err := p.Source.Next(wait)
-	if errors.Is(err, context.DeadlineExceeded) {
+	news, err := p.Source.Next(timed)
+	if err != nil && timed.Err() != nil {
 		return watch.News{}, nil
 	}
 	return news, err

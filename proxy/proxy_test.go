@@ -39,6 +39,8 @@ type recorder struct {
 	start time.Time
 	fail  int
 	calls []call
+	// flushedAt is when somebody removes the rules; 0: never.
+	flushedAt time.Duration
 }
 
 type call struct {
@@ -56,6 +58,14 @@ func (r *recorder) Sync(_ context.Context, t *service.Table, change service.Chan
 	return nil
 }
 
+func (r *recorder) Intact() (bool, error) {
+	if r.flushedAt > 0 && time.Since(r.start) >= r.flushedAt {
+		r.flushedAt = 0
+		return false, nil
+	}
+	return true, nil
+}
+
 func (*recorder) Cleanup(context.Context) error { return nil }
 
 // observed notes what an Observer is told.
@@ -65,7 +75,7 @@ func (o *observed) News(watch.News) { o.words = append(o.words, "news") }
 func (o *observed) Synced(r Round) {
 	o.words = append(o.words, fmt.Sprintf("synced %d, error %v", len(r.Table.Frontends), r.Err))
 }
-func (o *observed) UpToDate() { o.words = append(o.words, "up to date") }
+func (o *observed) UpToDate(int) { o.words = append(o.words, "up to date") }
 
 func oneService(name string) service.Update {
 	n := service.Name{Namespace: "default", Name: name}
@@ -185,6 +195,35 @@ func TestNewsIsNotKeptWaitingByRetry(t *testing.T) {
 	})
 	if last := calls[len(calls)-1]; last != (call{7 * time.Second, 1, 1}) {
 		t.Errorf("last Sync: %+v", last)
+	}
+}
+
+// What others removed is made anew, also while there is news all the time.
+func TestRunMendsWhatOthersRemoved(t *testing.T) {
+	for name, news := range map[string]time.Duration{"quiet": time.Hour, "busy": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				source := make(script)
+				backend := &recorder{start: time.Now(), flushedAt: 25 * time.Second}
+				p := Proxy{Source: source, Resolver: service.NewResolver(service.Config{}), Backend: backend, Log: slog.New(slog.DiscardHandler)}
+				ended := make(chan error)
+				go func() { ended <- p.Run(ctx) }()
+				source <- service.Update{}
+				for at := news; at < 40*time.Second; at += news {
+					time.Sleep(news)
+					source <- service.Update{}
+				}
+				time.Sleep(40*time.Second - time.Since(backend.start))
+				cancel()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+				if diff := cmp.Diff([]call{{0, 0, 0}, {30 * time.Second, 0, 0}}, backend.calls); diff != "" {
+					t.Error(diff)
+				}
+			})
+		})
 	}
 }
 

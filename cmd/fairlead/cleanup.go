@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 
 	"github.com/spf13/cobra"
 )
@@ -38,11 +39,32 @@ are. It may be run at any time and twice.`,
 	return cmd
 }
 
-// cleanupProxy removes what 'fairlead proxy' programmed.
+// cleanupProxy removes what 'fairlead proxy' programmed: as long as the flags do
+// not name one, with whatever iptables there is, since each sees its own rules
+// only. It fails where it could not look.
 func cleanupProxy(ctx context.Context, f backendFlags) error {
-	backend, err := f.newBackend(ctx)
-	if err != nil {
-		return err
+	variants := []string{f.iptablesVariant}
+	if f.iptablesVariant == "" {
+		variants = []string{"", "legacy", "nft"}
 	}
-	return backend.Cleanup(ctx)
+	var missing []error
+	looked := false
+	for _, variant := range variants {
+		f.iptablesVariant = variant
+		backend, err := f.newBackend(ctx, "")
+		if errors.Is(err, exec.ErrNotFound) {
+			missing = append(missing, err)
+			continue
+		}
+		if err == nil {
+			looked, err = true, backend.Cleanup(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if !looked {
+		return errors.Join(missing...)
+	}
+	return nil
 }

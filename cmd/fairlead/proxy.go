@@ -88,7 +88,7 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 		return usageError{fmt.Errorf("--manifests: %w", err)}
 	}
 	defer func() { _ = source.Close() }()
-	backend, err := f.newBackend(ctx)
+	backend, err := f.newBackend(ctx, config.NodeName)
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 // observe adds to the proxy what answers others about it, until stop is called.
 func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (stop func(), err error) {
 	monitor, counters := health.NewMonitor(node, time.Now), metrics.New(version, f.mode)
-	checks := health.NewNodePorts(monitor.Healthy)
+	checks := health.NewNodePorts(monitor.Works)
 	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters}, checks
 
 	stopHealth, err := serve(ctx, "--healthz-bind-address", f.healthAddr, monitor.Handler())
@@ -169,8 +169,8 @@ func parseCIDRs(flag string, texts []string, also string) ([]netip.Prefix, error
 	return out, nil
 }
 
-// newBackend makes the backend that the flags ask for.
-func (f backendFlags) newBackend(ctx context.Context) (*iptables.Backend, error) {
+// newBackend makes the backend that the flags ask for, for the node of that name.
+func (f backendFlags) newBackend(ctx context.Context, node string) (*iptables.Backend, error) {
 	if f.mode != "iptables" {
 		return nil, usagef("--mode %q: allowed is iptables", f.mode)
 	}
@@ -182,7 +182,7 @@ func (f backendFlags) newBackend(ctx context.Context) (*iptables.Backend, error)
 	if f.masqueradeBit > 31 {
 		return nil, usagef("--iptables-masquerade-bit %d: allowed are 0 to 31", f.masqueradeBit)
 	}
-	return iptables.New(ctx, iptables.Config{Variant: f.iptablesVariant, MasqueradeMark: 1 << f.masqueradeBit})
+	return iptables.New(ctx, iptables.Config{Variant: f.iptablesVariant, MasqueradeMark: 1 << f.masqueradeBit, Node: node})
 }
 
 func newLogger(w io.Writer, format string) (*slog.Logger, error) {

@@ -3,14 +3,17 @@
 // Netfilter translates the first packet of a flow and remembers where to. Over
 // UDP, whose flows have no end, a client that goes on from the same port is led
 // for ever to an endpoint that is long gone, or past a Service that did not exist
-// when it began. (A TCP client notices, and its connection to an endpoint that is
-// merely leaving should go on; that of SCTP too.)
+// when it began. An SCTP client that starts again from the same port, as some
+// must, has the same trouble. A TCP client notices by itself.
+//
+// Flows to an endpoint that still serves go on, also when it gets no new ones.
 //
 // It is used by backends that translate with netfilter. stale is pure: Table and
 // flow in, verdict out.
 package conntrack
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -23,55 +26,63 @@ import (
 )
 
 // Clean deletes the stale flows of one family in the network namespace of the
-// calling thread, and says how many there were. t is what the kernel has been
-// told, gone are the destinations that were in the Table before and are no more.
-func Clean(t *service.Table, ipv6 bool, gone []service.Key) (int, error) {
+// calling thread. t is what the kernel has been told, gone are the destinations
+// that were in the Table before and are no more.
+//
+// When many flows come and go the kernel's list of them is now and then not
+// complete (NLM_F_DUMP_INTR); what is not in it is left to the next Clean.
+func Clean(t *service.Table, ipv6 bool, gone map[service.Key]bool) error {
 	family := netlink.InetFamily(unix.AF_INET)
 	if ipv6 {
 		family = unix.AF_INET6
 	}
-	deleted, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter{t, gone})
-	if err != nil {
-		return int(deleted), fmt.Errorf("delete stale flows: %w", err)
+	_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter{t, gone})
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("delete stale flows: %w", err)
 	}
-	return int(deleted), nil
+	return nil
 }
 
-// Concerns says whether a change of the Table can have made flows stale.
-func Concerns(t *service.Table, change service.Change) bool {
-	return slices.ContainsFunc(change.Frontends, func(k service.Key) bool { return k.Protocol == service.UDP }) ||
+// Concerns says whether a change of the Table can have made flows of a family
+// stale.
+func Concerns(t *service.Table, change service.Change, ipv6 bool) bool {
+	return slices.ContainsFunc(change.Frontends, func(k service.Key) bool { return k.Addr.Is6() == ipv6 && lasts(k.Protocol) }) ||
 		slices.ContainsFunc(change.Pools, func(id service.PoolID) bool {
 			pool, ok := t.Pools[id]
-			return ok && pool.Protocol == service.UDP
+			return ok && id.IPv6 == ipv6 && lasts(pool.Protocol)
 		})
 }
+
+// lasts says of which protocols stale flows are looked for.
+func lasts(p service.Protocol) bool { return p == service.UDP || p == service.SCTP }
 
 // filter picks the stale flows of a dump.
 type filter struct {
 	table *service.Table
-	gone  []service.Key
+	gone  map[service.Key]bool
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (f filter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	if service.Protocol(flow.Forward.Protocol) != service.UDP {
+	protocol := service.Protocol(flow.Forward.Protocol)
+	if !lasts(protocol) {
 		return false
 	}
 	to := addrPort(flow.Forward.DstIP, flow.Forward.DstPort)
 	answers := addrPort(flow.Reverse.SrcIP, flow.Reverse.SrcPort)
-	return f.stale(to, answers)
+	return f.stale(protocol, to, answers)
 }
 
-// stale says whether a UDP flow to a destination should not be answered by whom
-// it is.
-func (f filter) stale(to, answers netip.AddrPort) bool {
-	frontend, ok := f.table.Frontend(to, service.UDP)
+// stale says whether a flow to a destination should not be answered by whom it
+// is.
+func (f filter) stale(protocol service.Protocol, to, answers netip.AddrPort) bool {
+	frontend, ok := f.table.Frontend(to, protocol)
 	if !ok {
 		translated := to != answers
-		return translated && slices.Contains(f.gone, service.Key{Addr: to.Addr(), Port: to.Port(), Protocol: service.UDP})
+		return translated && slices.ContainsFunc(f.table.Keys(to, protocol), func(k service.Key) bool { return f.gone[k] })
 	}
 	for _, path := range frontend.Paths {
-		if path.Verdict == service.Forward && slices.Contains(f.table.Pools[path.Pool].Backends, answers) {
+		if path.Verdict == service.Forward && slices.Contains(f.table.Pools[path.Pool].Serving, answers) {
 			return false
 		}
 	}

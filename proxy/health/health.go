@@ -53,7 +53,7 @@ func (m *Monitor) News(news watch.News) {
 }
 
 // UpToDate is told that the kernel agrees with the Table.
-func (m *Monitor) UpToDate() {
+func (m *Monitor) UpToDate(int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.waiting, m.synced = time.Time{}, m.now()
@@ -64,25 +64,29 @@ func (m *Monitor) Synced(proxy.Round) {}
 
 // state is what the answers are made of.
 type state struct {
-	now, updated  time.Time
-	live, healthy bool
-	eligible      bool
+	now, updated time.Time
+	live         bool
+	programmed   bool // at least once
+	eligible     bool
 }
 
 func (m *Monitor) state() state {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := state{now: m.now(), updated: m.synced, eligible: !m.leaving}
+	s := state{now: m.now(), updated: m.synced, eligible: !m.leaving, programmed: !m.synced.IsZero()}
 	if m.waiting.IsZero() {
 		s.updated = s.now // up to date as of now, however long ago the last change was
 	}
 	s.live = m.waiting.IsZero() || s.now.Sub(m.waiting) < Late
-	s.healthy = s.live && !m.synced.IsZero() && s.eligible
 	return s
 }
 
-// Healthy says whether the proxy works and its node stays.
-func (m *Monitor) Healthy() bool { return m.state().healthy }
+// Works says whether the proxy has programmed the kernel and keeps it up to date,
+// whether its node stays or not.
+func (m *Monitor) Works() bool {
+	s := m.state()
+	return s.live && s.programmed
+}
 
 // Handler answers /livez and /healthz: 200 or 503, and why in JSON with
 // kube-proxy's keys.
@@ -94,7 +98,7 @@ func (m *Monitor) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		s := m.state()
-		answer(w, s.healthy, s)
+		answer(w, s.live && s.programmed && s.eligible, s)
 	})
 	return mux
 }

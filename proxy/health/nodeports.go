@@ -15,20 +15,21 @@ import (
 )
 
 // NodePorts answers load balancers that ask whether this node has endpoints of a
-// Service (spec.healthCheckNodePort): 200 if it has and the proxy is healthy, else
-// 503.
+// Service (spec.healthCheckNodePort): 200 if it has and the proxy works, else 503.
+// That the node is about to go is for /healthz to say: until then its endpoints
+// should be used.
 type NodePorts struct {
-	healthy func() bool
+	works func() bool
 
 	mu      sync.Mutex
 	checks  map[service.Name]service.HealthCheck // as of the last Sync
 	servers map[service.Name]*http.Server        // those that listen, at the port of their Addr
 }
 
-// NewNodePorts returns a NodePorts that listens nowhere yet. healthy is whether
-// the proxy works.
-func NewNodePorts(healthy func() bool) *NodePorts {
-	return &NodePorts{healthy: healthy, servers: map[service.Name]*http.Server{}}
+// NewNodePorts returns a NodePorts that listens nowhere yet. works is whether the
+// proxy does.
+func NewNodePorts(works func() bool) *NodePorts {
+	return &NodePorts{works: works, servers: map[service.Name]*http.Server{}}
 }
 
 // Sync makes the checks those that are answered. A port that cannot be had is
@@ -90,11 +91,11 @@ func (n *NodePorts) handler(name service.Name) http.Handler {
 		n.mu.Lock()
 		local := n.checks[name].Local
 		n.mu.Unlock()
-		healthy := n.healthy()
+		works := n.works()
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.Itoa(local))
-		if local == 0 || !healthy {
+		if local == 0 || !works {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		type object struct {
@@ -106,6 +107,6 @@ func (n *NodePorts) handler(name service.Name) http.Handler {
 			Service             object `json:"service"`
 			LocalEndpoints      int    `json:"localEndpoints"`
 			ServiceProxyHealthy bool   `json:"serviceProxyHealthy"`
-		}{object{name.Namespace, name.Name}, local, healthy})
+		}{object{name.Namespace, name.Name}, local, works})
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
@@ -19,6 +20,7 @@ const lockWait = "10"
 
 // tool is the pair of commands that reads and writes one family's rules.
 type tool struct {
+	ipt                 *goiptables.IPTables
 	saveCmd, restoreCmd string
 	version             string // as for people: "ip6tables 1.8.9 (nf_tables)"
 }
@@ -48,8 +50,14 @@ func newFamily(ctx context.Context, config Config, ipv6 bool) (*family, error) {
 	major, minor, patch := ipt.GetIptablesVersion()
 	f := &family{
 		ipv6: ipv6,
-		opts: Options{MasqueradeMark: config.MasqueradeMark, RandomFully: ipt.HasRandomFully()},
+		opts: Options{
+			MasqueradeMark: config.MasqueradeMark,
+			RandomFully:    ipt.HasRandomFully(),
+			DropInvalid:    !tcpBeLiberal(),
+			Node:           config.Node,
+		},
 		tool: tool{
+			ipt:        ipt,
 			saveCmd:    path + "-save",
 			restoreCmd: path + "-restore",
 			version:    fmt.Sprintf("%s %d.%d.%d", name, major, minor, patch),
@@ -61,15 +69,32 @@ func newFamily(ctx context.Context, config Config, ipv6 bool) (*family, error) {
 	return f, nil
 }
 
+// errNoTable: the kernel has not the table, and no module that makes it.
+var errNoTable = errors.New("the kernel has no such table")
+
+// tcpBeLiberal says whether the kernel takes TCP segments for valid that are
+// outside of the window.
+func tcpBeLiberal() bool {
+	value, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
+	return err == nil && strings.TrimSpace(string(value)) != "0"
+}
+
 // read asks the kernel what of its rules is ours.
 func (t tool) read(ctx context.Context) (Ruleset, error) {
 	rs := Ruleset{}
 	for _, table := range []string{filter, nat} {
 		saved, err := run(ctx, nil, t.saveCmd, "-t", table)
+		if err != nil && strings.Contains(err.Error(), "Table does not exist") {
+			err = errors.Join(errNoTable, err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read the %s table: %w", table, err)
 		}
-		rs[table] = parse(saved)[table]
+		all, err := parse(saved)
+		if err != nil {
+			return nil, fmt.Errorf("read the %s table: %w", table, err)
+		}
+		rs[table] = all[table]
 	}
 	return rs, nil
 }

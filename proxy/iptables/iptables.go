@@ -10,7 +10,9 @@ package iptables
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"os/exec"
 	"slices"
 	"strings"
 
@@ -26,6 +28,9 @@ type Config struct {
 	// MasqueradeMark is the bit of the packet mark for packets to be
 	// masqueraded. kube-proxy's is 0x4000.
 	MasqueradeMark uint32
+	// Node is the name of the node: nodes begin the turns of a pool at different
+	// backends.
+	Node string
 }
 
 // Backend programs one network namespace: the one in which its methods run.
@@ -36,14 +41,18 @@ type Backend struct {
 }
 
 // New finds the iptables commands and looks whether the kernel takes them. A
-// host may do without one family (see Missing), not without both.
+// host may do without the commands or the tables of one family (see Missing), not
+// without both. The error wraps exec.ErrNotFound if there are no commands.
 func New(ctx context.Context, config Config) (*Backend, error) {
 	b := &Backend{}
 	for _, ipv6 := range []bool{false, true} {
 		f, err := newFamily(ctx, config, ipv6)
-		if err != nil {
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, errNoTable) {
 			b.missing = append(b.missing, err)
 			continue
+		}
+		if err != nil {
+			return nil, err
 		}
 		b.families = append(b.families, f)
 	}
@@ -76,6 +85,44 @@ func (b *Backend) Sync(ctx context.Context, t *service.Table, change service.Cha
 	return errors.Join(errs...)
 }
 
+// Intact looks whether the rules that lead to ours are still there: other
+// programs flush whole tables. If not, the next Sync mends everything.
+func (b *Backend) Intact() (bool, error) {
+	intact := true
+	for _, f := range b.families {
+		ok, err := f.intact()
+		if err != nil {
+			return false, err
+		}
+		intact = intact && ok
+	}
+	return intact, nil
+}
+
+func (f *family) intact() (bool, error) {
+	if f.have == nil {
+		return true, nil // nothing was programmed, or it is about to be
+	}
+	for table, chains := range f.have {
+		for chain, rules := range chains {
+			if ours(chain) {
+				continue
+			}
+			for _, rule := range rules {
+				ok, err := f.ipt.Exists(table, chain, strings.Fields(rule)...)
+				if err != nil {
+					return false, fmt.Errorf("look for a rule in %s %s: %w", table, chain, err)
+				}
+				if !ok {
+					f.have = nil
+					return false, nil
+				}
+			}
+		}
+	}
+	return true, nil
+}
+
 // Cleanup removes every chain and rule that is ours.
 func (b *Backend) Cleanup(ctx context.Context) error {
 	var errs []error
@@ -91,30 +138,48 @@ type family struct {
 	opts Options
 	ipv6 bool
 	have Ruleset // what the kernel has; nil: unknown, it must be asked
+	// staleFlows: there may be flows that began under other rules. gone are
+	// destinations that were dropped from the Table since there were none.
+	staleFlows bool
+	gone       map[service.Key]bool
 }
 
 // sync programs what changed. Flows that began under the old rules are looked at
 // after that, when no new one can begin.
 func (f *family) sync(ctx context.Context, t *service.Table, change service.Change) error {
-	first := f.have == nil
+	f.noteFlows(t, change)
 	var err error
 	switch {
-	case first || change.Node || slices.ContainsFunc(change.Frontends, f.concernsKey):
+	case f.have == nil || change.Node || slices.ContainsFunc(change.Frontends, f.concernsKey):
 		err = f.become(ctx, Render(t, f.ipv6, f.opts))
 	case slices.ContainsFunc(change.Pools, f.concernsPool):
 		err = f.replacePools(ctx, t, change.Pools)
 	}
-	if err != nil || !first && !conntrack.Concerns(t, change) {
+	if err != nil || !f.staleFlows {
 		return err
 	}
-	gone := slices.DeleteFunc(slices.Clone(change.Frontends), func(key service.Key) bool {
-		_, ok := t.Frontends[key]
-		return ok
-	})
-	if _, err = conntrack.Clean(t, f.ipv6, gone); err != nil {
-		f.have = nil
+	if err := conntrack.Clean(t, f.ipv6, f.gone); err != nil {
+		return err
 	}
-	return err
+	f.staleFlows, f.gone = false, map[service.Key]bool{}
+	return nil
+}
+
+// noteFlows remembers, until it is done, what a change means for flows that
+// began before it.
+func (f *family) noteFlows(t *service.Table, change service.Change) {
+	if f.gone == nil { // the first Sync: there may be flows of long ago
+		f.gone, f.staleFlows = map[service.Key]bool{}, true
+	}
+	if !conntrack.Concerns(t, change, f.ipv6) {
+		return
+	}
+	f.staleFlows = true
+	for _, key := range change.Frontends {
+		if _, ok := t.Frontends[key]; !ok && f.concernsKey(key) {
+			f.gone[key] = true
+		}
+	}
 }
 
 func (f *family) concernsKey(key service.Key) bool    { return key.Addr.Is6() == f.ipv6 }
@@ -141,7 +206,7 @@ func (f *family) become(ctx context.Context, want Ruleset) error {
 // the usual change, of an endpoint, is found by its name whatever else there is.
 func (f *family) replacePools(ctx context.Context, t *service.Table, ids []service.PoolID) error {
 	ids = slices.DeleteFunc(slices.Clone(ids), func(id service.PoolID) bool { return !f.concernsPool(id) })
-	want := renderPools(t, ids)
+	want := renderPools(t, ids, f.opts)
 	have := Chains{}
 	for _, id := range ids {
 		chain := poolChain(id)

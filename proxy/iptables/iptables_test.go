@@ -102,7 +102,7 @@ func TestSyncFromOneTableToAnother(t *testing.T) {
 	everyVariant(t, func(t *testing.T, n *node) {
 		all := tables()
 		everything := service.Change{Node: true}
-		for _, name := range []string{"typical", "external", "by-sender", "sticky", "tree", "empty", "tree", "typical"} {
+		for _, name := range []string{"typical", "external", "by-sender", "sticky", "wide", "tree", "empty", "tree", "typical"} {
 			n.mustSync(all[name], everything)
 			if diff := cmp.Diff(rendered(all[name]), n.ours()); diff != "" {
 				t.Errorf("%s (-rendered +kernel):\n%s", name, diff)
@@ -157,6 +157,49 @@ func TestMendsWhatOthersBroke(t *testing.T) {
 		n.mustSync(table, service.Change{})
 		if diff := cmp.Diff(rendered(table), n.ours()); diff != "" {
 			t.Errorf("(-rendered +kernel):\n%s", diff)
+		}
+	})
+}
+
+// What decides before our rules would decide for Services.
+func TestOurRulesGoFirst(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		iptables := "iptables-" + n.variant
+		n.RunT(t, iptables, "-t", "nat", "-A", "PREROUTING", "-j", "ACCEPT")
+		n.mustSync(resolved(1, 1), service.Change{})
+		rules := strings.Split(n.RunT(t, iptables, "-t", "nat", "-S", "PREROUTING"), "\n")
+		if len(rules) < 3 || !strings.Contains(rules[1], chainServices) || !strings.Contains(rules[2], "ACCEPT") {
+			t.Errorf("%q", rules)
+		}
+	})
+}
+
+// Somebody flushed a table: Intact notices, and the next Sync mends it.
+func TestIntact(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		table := resolved(3, 1)
+		expect := func(want bool) {
+			t.Helper()
+			var got bool
+			err := n.Do(func() (err error) {
+				got, err = n.backend.Intact()
+				return err
+			})
+			if err != nil || got != want {
+				t.Errorf("intact: %v, %v; want %v", got, err, want)
+			}
+		}
+		expect(true) // nothing was programmed yet
+		n.mustSync(table, service.Change{})
+		expect(true)
+		for _, flush := range [][]string{{"-t", "nat", "-F"}, {"-t", "filter", "-F", "FORWARD"}} {
+			n.RunT(t, "iptables-"+n.variant, flush...)
+			expect(false)
+			n.mustSync(table, service.Change{})
+			expect(true)
+			if diff := cmp.Diff(rendered(table), n.ours()); diff != "" {
+				t.Errorf("(-rendered +kernel):\n%s", diff)
+			}
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"net/netip"
 	"slices"
@@ -44,6 +45,11 @@ type Options struct {
 	// RandomFully: the kernel picks source ports of masqueraded flows at random,
 	// so that two CPUs do not race for one (iptables 1.6.2).
 	RandomFully bool
+	// DropInvalid: packets that conntrack cannot place are not forwarded. They
+	// would be untranslated, and the client would answer one with a reset.
+	DropInvalid bool
+	// Node is where pools are rotated by.
+	Node string
 }
 
 // Render compiles the Table for one family. It is pure: the result is a function
@@ -64,8 +70,8 @@ func Render(t *service.Table, ipv6 bool, opts Options) Ruleset {
 
 // renderPools compiles nothing but the given pools. Those that the Table has no
 // more are missing in the result.
-func renderPools(t *service.Table, ids []service.PoolID) Ruleset {
-	r := renderer{table: t, nat: Chains{}}
+func renderPools(t *service.Table, ids []service.PoolID, opts Options) Ruleset {
+	r := renderer{table: t, opts: opts, nat: Chains{}}
 	for _, id := range ids {
 		if _, ok := t.Pools[id]; ok {
 			r.pool(id)
@@ -94,18 +100,28 @@ func (r *renderer) hooks() {
 	r.filter["OUTPUT"] = []string{refuse}
 }
 
-// senders writes how the classes of senders are told apart. A packet of this
-// node's own has a local source address, whichever it is.
+// senders writes how the classes of senders are told apart.
 func (r *renderer) senders() {
 	mark := r.opts.MasqueradeMark
 	r.nat[chainMasq] = []string{fmt.Sprintf("-j MARK --set-xmark %#x/%#x", mark, mark)}
-	outside := []string{fromNode + "-j RETURN"}
+	var outside []string
 	for _, p := range r.mine(r.table.PodCIDRs) {
-		outside = append(outside, "-s "+p.String()+" -j RETURN")
+		outside = append(outside, from(p)+"-j RETURN")
 	}
 	r.nat[chainOutside] = append(outside, "-j "+chainMasq)
 }
 
+// from matches the senders of a range. All of them need no match, and
+// iptables-save shows none.
+func from(p netip.Prefix) string {
+	if p.Bits() == 0 {
+		return ""
+	}
+	return "-s " + p.String() + " "
+}
+
+// fromNode matches the packets of this node's own: their source address is a
+// local one, whichever it is.
 const fromNode = "-m addrtype --src-type LOCAL "
 
 // mine are the ranges of this family.
@@ -116,8 +132,8 @@ func (r *renderer) mine(ranges []netip.Prefix) []netip.Prefix {
 }
 
 // postrouting masquerades what is marked and translated, and hairpins. FORWARD
-// lets the former through, and what belongs to flows that are let through, on
-// hosts whose policy is to drop.
+// lets the former through, and all flows that have begun, on hosts whose policy
+// is to drop.
 func (r *renderer) postrouting() {
 	masquerade := "-j MASQUERADE"
 	if r.opts.RandomFully {
@@ -133,6 +149,9 @@ func (r *renderer) postrouting() {
 	r.filter[chainForward] = []string{
 		fmt.Sprintf("-m mark --mark %#x/%#x -m conntrack --ctstate DNAT -j ACCEPT", mark, mark),
 		"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+	}
+	if r.opts.DropInvalid {
+		r.filter[chainForward] = slices.Insert(r.filter[chainForward], 0, "-m conntrack --ctstate INVALID -j DROP")
 	}
 }
 
@@ -203,11 +222,13 @@ func (r *renderer) dispatch(chains Chains, root string, keys []service.Key, rule
 		tree{chains, byPort, matchPort(protocol), rules}.root(chainNodePorts, ports[protocol])
 	}
 	for _, p := range r.mine(r.table.NodePortCIDRs) {
-		chains[root] = append(chains[root], r.nodeAddr(p)+"-j "+chainNodePorts)
+		if !p.Addr().IsLoopback() {
+			chains[root] = append(chains[root], r.nodeAddr(p)+"-j "+chainNodePorts)
+		}
 	}
 }
 
-// nodeAddr matches the node's addresses in a range. Loopback ones are not among
+// nodeAddr matches the node's addresses in a range. Loopback ones are never among
 // them: a packet that comes from one cannot leave for a backend.
 func (r *renderer) nodeAddr(p netip.Prefix) string {
 	const local = "-m addrtype --dst-type LOCAL "
@@ -305,7 +326,7 @@ func (r *renderer) refuseOne(key service.Key) []string {
 	}
 	if len(f.Sources) > 0 {
 		if len(rules) > 0 {
-			rules = r.admitted(r.filter, key, rules)
+			rules = r.admitted(r.filter, key, behind("-p "+key.Protocol.String()+" ", rules))
 		}
 		rules = append(rules, "-j DROP")
 	}
@@ -334,16 +355,7 @@ func (r *renderer) admitted(chains Chains, key service.Key, rules []string) []st
 	chain := chainName("S", key.String())
 	chains[chain] = nil
 	for _, source := range r.table.Frontends[key].Sources {
-		from := "-s " + source.String() + " "
-		if source.Bits() == 0 {
-			from = "" // as iptables-save has it
-		}
-		for _, rule := range rules {
-			if strings.Contains(rule, "--reject-with tcp-reset") {
-				rule = "-p tcp " + rule // which it demands
-			}
-			chains[chain] = append(chains[chain], from+rule)
-		}
+		chains[chain] = append(chains[chain], behind(from(source), rules)...)
 	}
 	return []string{"-j " + chain}
 }
@@ -378,7 +390,7 @@ func (r *renderer) bySender(paths service.Paths, protocol string, rules func(ser
 	}
 	for _, p := range r.mine(r.table.PodCIDRs) {
 		for _, rule := range rules(paths[service.FromPod]) {
-			out = append(out, "-s "+p.String()+" "+protocol+rule)
+			out = append(out, from(p)+protocol+rule)
 		}
 	}
 	for _, rule := range rules(paths[service.FromOutside]) {
@@ -400,19 +412,25 @@ func (r *renderer) matching(key service.Key, origin service.Origin) string {
 // n-th of the flows that reach it, n counting down to the last, which takes what
 // is left: of N flows in a row each backend gets exactly one.
 //
+// Where the turns begin differs from pool to pool and from node to node, so that
+// not all that begin anew at the same time begin at the same backend: after a
+// change of the pool, and with iptables-legacy, where every write is one of the
+// whole table, after any change.
+//
 // With affinity the kernel keeps a list of recent senders for each backend
 // (xt_recent); senders on one are led there before anybody takes a turn.
 func (r *renderer) pool(id service.PoolID) {
 	pool := r.table.Pools[id]
+	backends := rotated(pool.Backends, r.opts.Node+" "+id.String())
 	var again, turns []string
-	for i, backend := range pool.Backends {
+	for i, backend := range backends {
 		dnat := fmt.Sprintf("-j DNAT --to-destination %s", backend)
 		turn := fmt.Sprintf("-p %s ", pool.Protocol)
 		if pool.Affinity > 0 {
 			list := r.recent(id, backend)
 			again = append(again, turn+fmt.Sprintf("-m recent --update --seconds %d --reap %s", int(pool.Affinity.Seconds()), list)+dnat)
 		}
-		if left := len(pool.Backends) - i; left > 1 {
+		if left := len(backends) - i; left > 1 {
 			turn += fmt.Sprintf("-m statistic --mode nth --every %d --packet 0 ", left)
 		}
 		if pool.Affinity > 0 {
@@ -423,13 +441,22 @@ func (r *renderer) pool(id service.PoolID) {
 	r.nat[poolChain(id)] = append(again, turns...)
 }
 
-// recent names the list of a backend's recent senders.
+// rotated are the backends, beginning at one that follows from by.
+func rotated(backends []netip.AddrPort, by string) []netip.AddrPort {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(by))
+	first := int(hash.Sum32() % uint32(len(backends)))
+	return slices.Concat(backends[first:], backends[:first])
+}
+
+// recent names the list of a backend's recent senders, which the pools of a
+// Service port share.
 func (r *renderer) recent(id service.PoolID, backend netip.AddrPort) string {
 	mask := "255.255.255.255"
 	if id.IPv6 {
 		mask = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 	}
-	return fmt.Sprintf("--name %s --mask %s --rsource ", chainName("B", id.String()+" "+backend.String()), mask)
+	return fmt.Sprintf("--name %s --mask %s --rsource ", chainName("B", id.Origin.String()+" "+backend.String()), mask)
 }
 
 func poolChain(id service.PoolID) string { return chainName("P", id.String()) }

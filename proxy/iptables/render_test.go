@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-var opts = Options{MasqueradeMark: 0x4000, RandomFully: true}
+var opts = Options{MasqueradeMark: 0x4000, RandomFully: true, DropInvalid: true}
 
 // tables are named inputs, one for each shape that rules can have.
 func tables() map[string]*service.Table {
@@ -53,6 +53,14 @@ func tables() map[string]*service.Table {
 		f.Paths = service.Paths{{Verdict: service.Reject}, {Verdict: service.Reject}, {Verdict: service.Reject}}
 		external.Frontends[service.Key{Addr: key.Addr, Port: 83, Protocol: key.Protocol}] = f
 	}
+	wide := resolved(1, 1) // ranges and ports of which all are meant
+	wide.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	for key, f := range maps.Clone(wide.Frontends) {
+		f.Paths[service.FromNode] = service.Path{Verdict: service.Drop}
+		for i := range 20 {
+			wide.Frontends[service.Key{Addr: service.AnyNodeAddr(key.Addr.Is6()), Port: 1000 + 3000*uint16(i), Protocol: key.Protocol}] = f
+		}
+	}
 	sticky := resolved(2, 2)
 	for id, pool := range sticky.Pools {
 		pool.Affinity = 3 * time.Hour
@@ -62,6 +70,7 @@ func tables() map[string]*service.Table {
 		"empty":     empty,
 		"external":  external,
 		"sticky":    sticky,
+		"wide":      wide,
 		"typical":   typical,
 		"by-sender": bySender,
 		"tree":      resolved(40, 1),
@@ -157,7 +166,7 @@ func testParses(t *testing.T, variant string, ipv6 bool, rules string) {
 func TestScript(t *testing.T) {
 	all := tables()
 	rulesets := []Ruleset{nil}
-	for _, name := range []string{"empty", "typical", "by-sender", "external", "sticky", "tree"} {
+	for _, name := range []string{"empty", "typical", "by-sender", "external", "sticky", "tree", "wide"} {
 		rulesets = append(rulesets, Render(all[name], false, opts))
 	}
 	for i, have := range rulesets {

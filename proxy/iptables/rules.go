@@ -32,7 +32,7 @@ func (rs Ruleset) String() string {
 
 // parse reads what iptables-save printed and keeps what is ours: chains with our
 // prefix, and the rules elsewhere that lead to them.
-func parse(saved []byte) Ruleset {
+func parse(saved []byte) (Ruleset, error) {
 	rs := Ruleset{}
 	var chains Chains
 	lines := bufio.NewScanner(bytes.NewReader(saved))
@@ -53,7 +53,7 @@ func parse(saved []byte) Ruleset {
 			}
 		}
 	}
-	return rs
+	return rs, lines.Err()
 }
 
 // leadsToUs finds rules that jump to a chain of ours: the target is the last

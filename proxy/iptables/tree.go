@@ -32,7 +32,7 @@ const (
 type tree struct {
 	chains Chains
 	addr   func(service.Key) netip.Addr // what is compared
-	match  func(netip.Prefix) string    // the part of a rule that compares it
+	match  func(netip.Prefix) string    // the part of a rule that compares it; "" if all match
 	// rules are what becomes of packets with these keys. alone says that they go
 	// into a chain that packets for other addresses do not see, but for those
 	// within the span of the keys.
@@ -41,7 +41,12 @@ type tree struct {
 
 func byAddress(key service.Key) netip.Addr { return key.Addr }
 
-func matchAddress(p netip.Prefix) string { return "-d " + p.String() + " " }
+func matchAddress(p netip.Prefix) string {
+	if p.Bits() == 0 {
+		return ""
+	}
+	return "-d " + p.String() + " "
+}
 
 func byPort(key service.Key) netip.Addr {
 	return netip.AddrFrom4([4]byte{2: byte(key.Port >> 8), 3: byte(key.Port)})
@@ -49,6 +54,9 @@ func byPort(key service.Key) netip.Addr {
 
 func matchPort(protocol service.Protocol) func(netip.Prefix) string {
 	return func(p netip.Prefix) string {
+		if p.Bits() == 32-16 {
+			return ""
+		}
 		b := p.Addr().As4()
 		first := int(b[2])<<8 | int(b[3])
 		last := first + 1<<(32-p.Bits()) - 1
@@ -58,13 +66,10 @@ func matchPort(protocol service.Protocol) func(netip.Prefix) string {
 
 // root fills the chain where the tree starts, or goes on. The keys are sorted.
 func (t tree) root(chain string, keys []service.Key) {
-	switch {
-	case t.addresses(keys) <= leafSize:
+	if t.addresses(keys) <= leafSize {
 		t.list(chain, keys, false)
-	case t.spanned(keys).Bits() > 0:
+	} else {
 		t.descend(chain, keys)
-	default:
-		t.divide(chain, keys)
 	}
 }
 
@@ -91,6 +96,10 @@ func (t tree) descend(chain string, keys []service.Key) {
 		return
 	}
 	match := t.match(p)
+	if match == "" { // of everything: no chain of its own
+		t.divide(chain, keys)
+		return
+	}
 	child := chainName("D", match)
 	t.chains[chain] = append(t.chains[chain], match+"-j "+child)
 	if t.addresses(keys) <= leafSize {

@@ -103,10 +103,9 @@ func (m *Metrics) Synced(r proxy.Round) {
 	m.lastSynced.Set(seconds(time.Now()))
 	m.frontends.Set(float64(len(r.Table.Frontends)))
 	m.pools.Set(float64(len(r.Table.Pools)))
-	m.conflicts.Set(float64(r.Conflicts))
 }
 
 // UpToDate implements proxy.Observer.
-func (m *Metrics) UpToDate() {}
+func (m *Metrics) UpToDate(conflicts int) { m.conflicts.Set(float64(conflicts)) }
 
 func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }

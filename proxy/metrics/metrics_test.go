@@ -49,9 +49,9 @@ func TestMetrics(t *testing.T) {
 		Pools:     map[service.PoolID]service.Pool{{}: {}},
 	}
 	m.Synced(proxy.Round{Table: table, Err: errors.New("no"), Took: time.Millisecond})
-	m.Synced(proxy.Round{Table: table, Conflicts: 3, Took: time.Millisecond})
+	m.Synced(proxy.Round{Table: table, Took: time.Millisecond})
 	m.News(watch.News{Mended: []watch.Problem{bad}})
-	m.UpToDate()
+	m.UpToDate(3)
 	want := []string{
 		`fairlead_build_info{mode="iptables",version="v1"} 1`,
 		"fairlead_conflicts 3",

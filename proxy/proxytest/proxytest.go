@@ -171,11 +171,11 @@ func (c *cluster) observe(t *testing.T, from string, to netip.AddrPort, d servic
 	replies, err := c.ask(ctx, from, echo.Endpoint{Network: c.protocol.String(), Addr: to}, flows)
 	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED) && d.Verdict == service.Pass && party(to.Addr()) == "node":
-		return "silence" // the node itself refuses what is not for a Service
+	case errors.Is(err, syscall.ECONNREFUSED) && d.Verdict == service.Pass && party(to.Addr()) != "":
+		return "silence" // the party itself refuses what is not for a Service
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "reject"
-	case errors.Is(err, syscall.EPERM) && from == "node":
+	case errors.Is(err, syscall.EPERM) && from == "node" && d.Verdict != service.Forward:
 		// The packet did not pass the sender's own output filter. Whether that
 		// would have sent an error too cannot be seen.
 		return seen(d, from)

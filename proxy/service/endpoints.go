@@ -11,6 +11,7 @@ type endpoint struct {
 	addr    netip.AddrPort
 	ready   bool
 	lasting bool // still serves while it terminates
+	serving bool // whatever else it is
 	here    bool // on this node
 	// forThisNode and forThisZone say whom the hints name, if they name anybody.
 	nodeHint, zoneHint       bool
@@ -47,6 +48,7 @@ func (known endpoint) or(addr netip.AddrPort, e Endpoint, here place) endpoint {
 		addr:        addr,
 		ready:       known.ready || e.Ready,
 		lasting:     known.lasting || (e.Serving && e.Terminating),
+		serving:     known.serving || e.Ready || e.Serving,
 		here:        known.here || (here.node != "" && e.Node == here.node),
 		nodeHint:    known.nodeHint || len(e.ForNodes) > 0,
 		zoneHint:    known.zoneHint || len(e.ForZones) > 0,
@@ -59,6 +61,7 @@ func (known endpoint) or(addr netip.AddrPort, e Endpoint, here place) endpoint {
 type choice struct {
 	cluster []netip.AddrPort // under the traffic policy Cluster
 	local   []netip.AddrPort // under the traffic policy Local
+	serving []netip.AddrPort // all that do, whether they get new flows or not
 	any     bool             // there is a usable endpoint somewhere in the cluster
 }
 
@@ -71,6 +74,7 @@ func choose(all []endpoint) choice {
 	return choice{
 		cluster: addrs(firstOf(hinted(ready), lasting)),
 		local:   addrs(firstOf(pick(ready, here), pick(lasting, here))),
+		serving: addrs(pick(all, func(e endpoint) bool { return e.serving })),
 		any:     len(ready)+len(lasting) > 0,
 	}
 }
@@ -121,12 +125,12 @@ func addrs(from []endpoint) []netip.AddrPort {
 	return out
 }
 
-// localReady counts the addresses of this node's ready endpoints.
-func localReady(from []*Slice, here place) int {
+// localReady counts the addresses of this node's ready endpoints in one family.
+func localReady(from []*Slice, ipv6 bool, here place) int {
 	found := map[netip.Addr]bool{}
 	for _, slice := range from {
 		for _, e := range slice.Endpoints {
-			if e.Ready && here.node != "" && e.Node == here.node {
+			if e.Ready && e.Addr.Is6() == ipv6 && here.node != "" && e.Node == here.node {
 				found[e.Addr] = true
 			}
 		}

@@ -10,8 +10,13 @@ import (
 type place struct {
 	node, zone string
 	addrs      []netip.Addr
-	// podsKnown: senders outside the cluster can be told from pods.
-	podsKnown bool
+	// pods are the ranges of pods. In a family without one nobody can be told
+	// from a pod.
+	pods []netip.Prefix
+}
+
+func (h place) podsKnown(ipv6 bool) bool {
+	return slices.ContainsFunc(h.pods, func(p netip.Prefix) bool { return p.Addr().Is6() == ipv6 })
 }
 
 // rows is what one Service contributes to the Table.
@@ -33,7 +38,8 @@ func resolve(svc *Service, from []*Slice, here place) rows {
 		out.created = svc.Created.UnixNano()
 	}
 	if svc.ExternalLocal && svc.HealthCheckPort != 0 {
-		out.check = HealthCheck{Port: svc.HealthCheckPort, Local: localReady(from, here)}
+		ipv6 := len(svc.ClusterIPs) > 0 && svc.ClusterIPs[0].Is6() // the family that the Service prefers
+		out.check = HealthCheck{Port: svc.HealthCheckPort, Local: localReady(from, ipv6, here)}
 	}
 	for _, port := range svc.Ports {
 		for _, ipv6 := range []bool{false, true} {
@@ -80,15 +86,17 @@ func (p *portRows) mine(addrs []netip.Addr) []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is6() != p.ipv6 })
 }
 
-// internal is what becomes of flows to the cluster IP. One from outside the
-// cluster is masqueraded: its reply would otherwise take a way that does not lead
-// through this node, where the address is translated back.
+// internal is what becomes of flows to the cluster IP. Those of pods keep their
+// source. One from outside the cluster is masqueraded: its reply would otherwise
+// take a way that does not lead through this node, where the address is
+// translated back. So is one of the node's own, whose source was chosen for the
+// way to the cluster IP and may be the wrong one on the way to the backend.
 func (p *portRows) internal() Frontend {
-	local := p.svc.InternalLocal
+	local, masquerade := p.svc.InternalLocal, p.here.podsKnown(p.ipv6)
 	return Frontend{Paths: Paths{
 		FromPod:     p.path(local, false),
-		FromNode:    p.path(local, false),
-		FromOutside: p.path(local, p.here.podsKnown),
+		FromNode:    p.path(local, masquerade),
+		FromOutside: p.path(local, masquerade),
 	}}
 }
 
@@ -149,7 +157,7 @@ func (p *portRows) path(local, masquerade bool) Path {
 	switch {
 	case len(backends) > 0:
 		id := PoolID{Origin: p.origin(), IPv6: p.ipv6, Local: local}
-		p.pools[id] = Pool{Protocol: p.port.Protocol, Backends: backends, Affinity: p.svc.Affinity}
+		p.pools[id] = Pool{Protocol: p.port.Protocol, Backends: backends, Serving: p.serving, Affinity: p.svc.Affinity}
 		return Path{Verdict: Forward, Pool: id, Masquerade: masquerade}
 	case p.any:
 		return Path{Verdict: Drop}

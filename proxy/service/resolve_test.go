@@ -115,8 +115,8 @@ func TestLookup(t *testing.T) {
 	}{
 		{"pod", "10.244.1.7", "10.96.0.10:80", TCP, Forward, false},
 		{"pod to itself", "10.244.1.2", "10.96.0.10:80", TCP, Forward, true},
-		{"this node", "192.168.0.1", "10.96.0.10:80", TCP, Forward, false},
-		{"this node by loopback", "127.0.0.1", "10.96.0.10:80", TCP, Forward, false},
+		{"this node", "192.168.0.1", "10.96.0.10:80", TCP, Forward, true},
+		{"this node by loopback", "127.0.0.1", "10.96.0.10:80", TCP, Forward, true},
 		{"outside", "203.0.113.9", "10.96.0.10:80", TCP, Forward, true},
 		{"mapped address", "::ffff:203.0.113.9", "[::ffff:10.96.0.10]:80", TCP, Forward, true},
 		{"no endpoint of that family", "fd00::9", "[fd00:10:96::a]:80", TCP, Reject, false},
@@ -202,6 +202,29 @@ func TestSendersChange(t *testing.T) {
 	}
 	if change := r.Apply(Update{Nodes: map[string]*Node{"n1": node()}}); !change.Empty() {
 		t.Errorf("same node again: %+v", change)
+	}
+}
+
+// Of a family without a pod range nobody is masqueraded, since all may be pods.
+func TestPodsAreKnownByFamily(t *testing.T) {
+	r := NewResolver(Config{NodeName: "n1", ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
+	svc, slice := webService(), webSlice("a", ready("10.244.1.2"), ready("fd00::2"))
+	r.Apply(Update{Services: map[Name]*Service{web: svc}, Slices: map[Name]*Slice{slice.Name: slice}})
+	for vip, want := range map[netip.Addr]bool{vip4: true, vip6: false} {
+		if got := r.Table().Frontends[Key{vip, 80, TCP}].Paths[FromOutside].Masquerade; got != want {
+			t.Errorf("%s: masquerade %v, want %v", vip, got, want)
+		}
+	}
+}
+
+func TestHealthCheckCountsOneFamily(t *testing.T) {
+	svc := webService()
+	svc.ExternalLocal, svc.HealthCheckPort = true, 30100
+	a, b, c := ready("10.244.1.2"), ready("fd00::2"), ready("10.244.2.2")
+	a.Node, b.Node, c.Node = "n1", "n1", "n2"
+	r := resolver([]*Service{svc}, []*Slice{webSlice("a", a, b), webSlice("b", a, c)})
+	if got := r.Table().HealthChecks[web]; got != (HealthCheck{30100, 1}) {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -180,10 +180,10 @@ func primary(addrs []netip.Addr) []netip.Prefix {
 // here is what resolve must know of this node.
 func (r *Resolver) here() place {
 	return place{
-		node:      r.config.NodeName,
-		zone:      r.zone,
-		addrs:     r.table.NodeAddrs,
-		podsKnown: len(r.table.PodCIDRs) > 0,
+		node:  r.config.NodeName,
+		zone:  r.zone,
+		addrs: r.table.NodeAddrs,
+		pods:  r.table.PodCIDRs,
 	}
 }
 
@@ -260,7 +260,8 @@ func (r *Resolver) claim(svc Name, key Key, c *claim, d *differ) {
 }
 
 func (p Pool) equal(q Pool) bool {
-	return p.Protocol == q.Protocol && p.Affinity == q.Affinity && slices.Equal(p.Backends, q.Backends)
+	return p.Protocol == q.Protocol && p.Affinity == q.Affinity &&
+		slices.Equal(p.Backends, q.Backends) && slices.Equal(p.Serving, q.Serving)
 }
 
 func setOrDelete[K comparable, V any](m map[K]*V, key K, value *V) {

@@ -157,6 +157,10 @@ func (id PoolID) Compare(other PoolID) int {
 type Pool struct {
 	Protocol Protocol
 	Backends []netip.AddrPort // sorted, no duplicates, at least one, one family
+	// Serving are the endpoints that serve, sorted: Backends, and those that get no
+	// new flows because they terminate, or a policy or hint is against them. Flows
+	// that they have may go on.
+	Serving []netip.AddrPort
 	// Affinity: a sender whose last flow is no longer ago than this goes to the
 	// same backend again, out of turn. 0: it does not.
 	Affinity time.Duration
@@ -218,14 +222,25 @@ func (t *Table) Lookup(p Packet) Decision {
 	}
 }
 
+// Keys are the Keys that a destination answers to, the one that counts more
+// first.
+func (t *Table) Keys(dst netip.AddrPort, protocol Protocol) []Key {
+	addr := dst.Addr().Unmap()
+	keys := []Key{{addr, dst.Port(), protocol}}
+	if t.hasNodePorts(addr) {
+		keys = append(keys, Key{AnyNodeAddr(addr.Is6()), dst.Port(), protocol})
+	}
+	return keys
+}
+
 // Frontend finds the frontend of a destination.
 func (t *Table) Frontend(dst netip.AddrPort, protocol Protocol) (Frontend, bool) {
-	addr := dst.Addr().Unmap()
-	f, ok := t.Frontends[Key{addr, dst.Port(), protocol}]
-	if !ok && t.hasNodePorts(addr) {
-		f, ok = t.Frontends[Key{AnyNodeAddr(addr.Is6()), dst.Port(), protocol}]
+	for _, key := range t.Keys(dst, protocol) {
+		if f, ok := t.Frontends[key]; ok {
+			return f, true
+		}
 	}
-	return f, ok
+	return Frontend{}, false
 }
 
 // Class tells what kind of sender has the address src.
