@@ -430,3 +430,47 @@ func TestMacvlanDelWithoutNamespace(t *testing.T) {
 	}
 	node.addT(t, newPod(t, "next"), conf)
 }
+
+// TestMacvlanStatus has everything there at first, and then something missing.
+func TestMacvlanStatus(t *testing.T) {
+	tests := map[string]struct {
+		keys    string // JSON
+		prepare []string
+		want    string
+	}{
+		"ready":               {},
+		"by default":          {keys: `{"master": ""}`, prepare: []string{"ip", "route", "add", "default", "dev", "eth0"}},
+		"a master in the pod": {keys: `{"master": "eth7", "linkInContainer": true}`},
+		"no master": {
+			prepare: []string{"ip", "link", "set", "eth0", "name", "eth1"},
+			want:    "master: find interface eth0: no such interface",
+		},
+		"no default route": {
+			keys: `{"master": ""}`,
+			want: "master: none is given, and there is no default route to take that of: find the default route: no such interface",
+		},
+		"a port": {
+			prepare: []string{"sh", "-c", "ip link add br7 type bridge; ip link set eth0 master br7"},
+			want:    "master: eth0 is part of the bridge br7",
+		},
+		"a large MTU": {keys: `{"mtu": 9000}`, want: "mtu: 9000 is above 1500, that of the master eth0"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			node, conf := newNode(t), newMacvlan(t, "10.9.0.0/24")
+			newWire(t, node)
+			if tt.keys != "" {
+				if err := json.Unmarshal([]byte(tt.keys), &conf); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tt.prepare != nil {
+				node.ns.RunT(t, tt.prepare[0], tt.prepare[1:]...)
+			}
+			_, err := node.call(node, "STATUS", pod{}, marshal(conf))
+			if text(err) != tt.want || err != nil && code(err) != types.ErrPluginNotAvailable {
+				t.Errorf("code %d, error %v; want %q", code(err), err, tt.want)
+			}
+		})
+	}
+}

@@ -187,8 +187,11 @@ func (c *Config) Status(host *link.NS) error {
 	if c.LinkInContainer {
 		return nil // each pod brings its own master
 	}
-	_, err := c.findMaster(host)
-	return err
+	master, err := c.findMaster(host)
+	if err != nil {
+		return err
+	}
+	return refusePort(host, master)
 }
 
 func invalid(format string, args ...any) error {

@@ -34,6 +34,22 @@ func (c *Config) checkMTU(master link.Device) error {
 	return nil
 }
 
+// refusePort reports that the master is part of a bridge or the like, which gets
+// all of its frames, so that the kernel lets nothing else have them.
+func refusePort(ns *link.NS, master link.Device) error {
+	if master.Master == 0 {
+		return nil
+	}
+	above, err := ns.DeviceAt(master.Master)
+	if err != nil {
+		return err
+	}
+	if above.Kind == "vrf" { // takes no frames, only routes them
+		return nil
+	}
+	return fmt.Errorf("master: %s is part of the %s %s", master.Name, above.Kind, above.Name)
+}
+
 // explain adds to the kernel's refusal of a macvlan who has the master already:
 // its words are EBUSY, for a master whose frames go to something of another kind,
 // and EINVAL, where one of the two macvlans is in mode passthru.
@@ -42,8 +58,8 @@ func (a *Attachment) explain(master link.Device, err error) error {
 		return err
 	}
 	ns := a.masterNS()
-	if above, found := ns.DeviceAt(master.Master); master.Master != 0 && found == nil {
-		return fmt.Errorf("master: %s is part of the %s %s: %w", master.Name, above.Kind, above.Name, err)
+	if port := refusePort(ns, master); port != nil {
+		return fmt.Errorf("%w: %w", port, err)
 	}
 	if stacked := ns.StackedOn(master); len(stacked) != 0 {
 		return fmt.Errorf("master: %s is taken by %s: %w", master.Name, strings.Join(stacked, ", "), err)
