@@ -36,4 +36,4 @@ clean:
 # The programs that the demo and the tests call, and the Debian packages that
 # have them: installed when missing, by root, and said.
 packages:
-	@.ci/packages ip:iproute2 iptables:iptables ip6tables:iptables conntrack:conntrack sysctl:procps
+	@.ci/packages ip:iproute2 iptables:iptables ip6tables:iptables conntrack:conntrack sysctl:procps nft:nftables

@@ -3,6 +3,8 @@ package iptables
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -266,4 +268,43 @@ func TestNewWithoutIptables(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "allowed are legacy, nft") {
 		t.Errorf("error: %v", err)
 	}
+}
+
+// A change of one Service leaves the turns of the others as they are. (Not with
+// iptables-legacy, which writes the whole table each time, and with it the
+// kernel's counters anew.)
+func TestTurnsSurviveOtherServices(t *testing.T) {
+	n := &node{NS: netns.NewT(t), t: t, variant: "nft"}
+	n.backend = n.start()
+	table := resolved(5, 3)
+	n.mustSync(table, service.Change{})
+	before := n.RunT(t, "nft", "-a", "list", "table", "ip", "nat")
+	ids := slices.SortedFunc(maps.Keys(table.Pools), service.PoolID.Compare)
+	changed := table.Pools[ids[0]]
+	changed.Backends = changed.Backends[:2]
+	table.Pools[ids[0]] = changed
+	n.mustSync(table, service.Change{Pools: ids[:1]})
+	after := n.RunT(t, "nft", "-a", "list", "table", "ip", "nat")
+	for _, id := range ids {
+		if id.IPv6 {
+			continue
+		}
+		kept := handles(before, poolChain(id)) == handles(after, poolChain(id))
+		if kept != (id != ids[0]) {
+			t.Errorf("%s: rules kept: %v", id, kept)
+		}
+	}
+}
+
+// handles are the kernel's numbers of the rules of a chain.
+func handles(listing, chain string) string {
+	_, rest, _ := strings.Cut(listing, "chain "+chain+" ")
+	body, _, _ := strings.Cut(rest, "\n\t}")
+	var out []string
+	for line := range strings.Lines(body) {
+		if _, handle, ok := strings.Cut(line, "# handle "); ok {
+			out = append(out, strings.TrimSpace(handle))
+		}
+	}
+	return strings.Join(out, " ")
 }
