@@ -43,8 +43,6 @@ func TestConfigurationIsRefused(t *testing.T) {
 		"unknown argument":     {args: "FOO=bar", wantCode: types.ErrInvalidEnvironmentVariables, want: `CNI_ARGS: "FOO=bar": ARGS: unknown args ["FOO=bar"]`},
 		"broken argument":      {args: "MAC", wantCode: types.ErrInvalidEnvironmentVariables, want: `CNI_ARGS: "MAC": ARGS: invalid pair "MAC"`},
 
-		"ipMasq":                    {keys: `{"ipMasq": true}`, wantCode: unsupported, want: `ipMasq: true is not supported yet: only false is allowed`},
-		"macspoofchk":               {keys: `{"macspoofchk": true}`, wantCode: unsupported, want: `macspoofchk: true is not supported yet: only false is allowed`},
 		"enabledad":                 {keys: `{"enabledad": true}`, wantCode: unsupported, want: `enabledad: true is not supported yet: only false is allowed`},
 		"disableContainerInterface": {keys: `{"disableContainerInterface": true}`, wantCode: unsupported, want: `disableContainerInterface: true is not supported yet: only false is allowed`},
 		"vlan of wrong type":        {keys: `{"vlan": "100"}`, wantCode: invalid, want: `vlan: a JSON string is not allowed: it must be a whole number`},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/fairlead/fairlead/cni/bridge"
 	"github.com/fairlead/fairlead/cni/link"
+	"github.com/fairlead/fairlead/cni/mode"
 )
 
 // Del detaches a pod and gives its addresses back. It succeeds if there is
@@ -17,11 +18,11 @@ import (
 // The interface goes before the addresses, so that none is given to another pod
 // while this one can still use it.
 func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
-	if err := deleteInterface(args); err != nil {
-		return err
-	}
 	var d document
 	_ = decode(args.StdinData, &d) // of a value of the wrong type only that value is lost
+	if err := deleteInterface(d.Name, args); err != nil {
+		return err
+	}
 	plugin, err := d.IPAM.plugin()
 	if err != nil {
 		return nil // no ADD succeeded with it
@@ -35,13 +36,15 @@ func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
 
 // deleteInterface finds the pod's interface by the name of its other end, for
 // which it needs no namespace but the host's.
-func deleteInterface(args *skel.CmdArgs) error {
+func deleteInterface(network string, args *skel.CmdArgs) error {
 	host, err := link.Host()
 	if err != nil {
 		return err
 	}
 	defer host.Close()
-	found, err := bridge.Del(host, args.ContainerID, args.IfName)
+	var config bridge.Config
+	_ = decode(args.StdinData, &config)
+	found, err := config.Del(host, mode.Owner{Network: network, ContainerID: args.ContainerID, IfName: args.IfName})
 	if found || err != nil || args.Netns == "" {
 		return err
 	}

@@ -9,7 +9,10 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/fairlead/fairlead/cni/bridge"
+	"github.com/fairlead/fairlead/cni/hostlocal"
 	"github.com/fairlead/fairlead/cni/link"
+	"github.com/fairlead/fairlead/cni/macvlan"
+	"github.com/fairlead/fairlead/cni/mode"
 )
 
 // GC removes what is left of pods of this network that the runtime does not
@@ -24,7 +27,7 @@ func (p *Plugin) GC(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(collectLinks(d.Name, valid), collectAddresses(ctx, d, args))
+	return errors.Join(collectLinks(d.Name, valid, args.StdinData), collectAddresses(ctx, d, args))
 }
 
 // validAttachments are the pods to keep. No list is not an empty list: that
@@ -48,13 +51,19 @@ func validAttachments(stdin []byte) ([]types.GCAttachment, error) {
 	return conf.Valid, nil
 }
 
-func collectLinks(network string, valid []types.GCAttachment) error {
+func collectLinks(network string, valid []types.GCAttachment, stdin []byte) error {
 	host, err := link.Host()
 	if err != nil {
 		return err
 	}
 	defer host.Close()
-	return bridge.GC(host, network, valid)
+	keep := make([]mode.Owner, 0, len(valid))
+	for _, v := range valid {
+		keep = append(keep, mode.Owner{Network: network, ContainerID: v.ContainerID, IfName: v.IfName})
+	}
+	var config bridge.Config
+	_ = decode(stdin, &config)
+	return config.GC(host, network, keep)
 }
 
 func collectAddresses(ctx context.Context, d document, args *skel.CmdArgs) error {
@@ -66,5 +75,19 @@ func collectAddresses(ctx context.Context, d document, args *skel.CmdArgs) error
 	if err != nil {
 		return err
 	}
-	return ipam.GC(ctx, args)
+	var inPods error
+	if own, ok := ipam.(*hostlocal.Plugin); ok { // another program does not say what it holds
+		inPods = collectInPods(ctx, own, args)
+	}
+	return errors.Join(inPods, ipam.GC(ctx, args))
+}
+
+// collectInPods removes interfaces that have no other end on the node.
+func collectInPods(ctx context.Context, ipam *hostlocal.Plugin, args *skel.CmdArgs) error {
+	leases, err := ipam.Stale(ctx, args)
+	failed := []error{err}
+	for _, l := range leases {
+		failed = append(failed, macvlan.Collect(l.Netns, l.IfName, l.Addrs))
+	}
+	return errors.Join(failed...)
 }

@@ -30,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"net"
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -46,7 +47,8 @@ type Attachment struct {
 	Config *Config
 
 	bridge  link.Device
-	gateway link.Device // has the gateways' addresses
+	gateway link.Device      // has the gateways' addresses
+	mac     net.HardwareAddr // of the pod's interface
 }
 
 // Connect prepares the attachment of a pod's interface.
@@ -98,6 +100,8 @@ func (a *Attachment) Add() (step.Undo, error) {
 		func() (step.Undo, error) { return a.readyBridge(gateways) },
 		a.connect,
 		a.setPort,
+		a.checkSource,
+		a.masquerade,
 	)
 }
 
@@ -138,16 +142,24 @@ func report(d link.Device, sandbox string) *types100.Interface {
 	return &types100.Interface{Name: d.Name, Mac: d.MAC.String(), Mtu: d.MTU, Sandbox: sandbox}
 }
 
-// Del removes the pod's interface and its port, and reports whether there was
-// one. The bridge stays, as with the reference plugin: other pods come.
-func Del(host *link.NS, containerID, ifName string) (bool, error) {
-	return host.Delete(PortName(containerID, ifName), vethKind)
+// Del removes the pod's interface and its port, and what the packet filter has of
+// it, and reports whether there was a port. The bridge stays, as with the
+// reference plugin: other pods come. The configuration need not be complete, nor
+// one that Add would take.
+func (c *Config) Del(host *link.NS, owner mode.Owner) (bool, error) {
+	forgotten := c.forget(host, owner)
+	found, err := removePort(host, owner)
+	return found, errors.Join(forgotten, err)
+}
+
+func removePort(host *link.NS, owner mode.Owner) (bool, error) {
+	return host.Delete(PortName(owner.ContainerID, owner.IfName), vethKind)
 }
 
 func (a *Attachment) connect() (step.Undo, error) {
-	mac := a.MAC
-	if mac == nil {
-		mac = link.NewMAC()
+	a.mac = a.MAC
+	if a.mac == nil {
+		a.mac = link.NewMAC()
 	}
 	pair := link.Veth{
 		Name:    PortName(a.ContainerID, a.IfName),
@@ -157,7 +169,7 @@ func (a *Attachment) connect() (step.Undo, error) {
 		MTU:     a.Config.MTU,
 		Peer:    a.IfName,
 		PeerNS:  a.Pod,
-		PeerMAC: mac,
+		PeerMAC: a.mac,
 	}
 	err := a.Host.AddVeth(pair)
 	if errors.Is(err, unix.EEXIST) {
@@ -167,7 +179,7 @@ func (a *Attachment) connect() (step.Undo, error) {
 		return nil, err
 	}
 	return func() error {
-		_, err := Del(a.Host, a.ContainerID, a.IfName)
+		_, err := removePort(a.Host, a.Owner())
 		return err
 	}, nil
 }

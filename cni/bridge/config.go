@@ -3,6 +3,7 @@ package bridge
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
@@ -25,10 +26,15 @@ type Config struct {
 	VLANTrunk           []Trunk `json:"vlanTrunk"`           // those that pods may tag frames with
 	PreserveDefaultVLAN bool    `json:"preserveDefaultVlan"` // pods keep the bridge's default VLAN beside these
 
-	// Keys of the reference plugin that are not served yet. (ipMasqBackend changes
-	// nothing without ipMasq.)
-	IPMasq                    bool `json:"ipMasq"`
-	MACSpoofChk               bool `json:"macspoofchk"`
+	MACSpoofChk bool `json:"macspoofchk"` // pods send from their own addresses only
+
+	IPMasq             bool     `json:"ipMasq"`             // what pods send leaves the node with the node's address
+	IPMasqBackend      string   `json:"ipMasqBackend"`      // "nftables", "iptables"; "": the first that the kernel has
+	NonMasqueradeCIDRs []string `json:"nonMasqueradeCIDRs"` // except to these, and to the pod's own subnets
+
+	spared []netip.Prefix // NonMasqueradeCIDRs
+
+	// Keys of the reference plugin that are not served yet.
 	EnableDAD                 bool `json:"enabledad"`
 	DisableContainerInterface bool `json:"disableContainerInterface"`
 }
@@ -59,6 +65,9 @@ func (c *Config) Complete() error {
 	if err := c.checkVLANs(); err != nil {
 		return err
 	}
+	if err := c.completeMasquerade(); err != nil {
+		return err
+	}
 	return c.refuseUnsupported()
 }
 
@@ -72,8 +81,6 @@ func (c *Config) refuseUnsupported() error {
 		value   any
 		allowed string
 	}{
-		{c.IPMasq, "ipMasq", c.IPMasq, "false"},
-		{c.MACSpoofChk, "macspoofchk", c.MACSpoofChk, "false"},
 		{c.EnableDAD, "enabledad", c.EnableDAD, "false"},
 		{c.DisableContainerInterface, "disableContainerInterface", c.DisableContainerInterface, "false"},
 	}

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"hash/fnv"
 
-	"github.com/containernetworking/cni/pkg/types"
-
+	"github.com/fairlead/fairlead/cni/iptables"
 	"github.com/fairlead/fairlead/cni/link"
+	"github.com/fairlead/fairlead/cni/mode"
+	"github.com/fairlead/fairlead/cni/nft"
 )
 
 // group is the interface group (netdevice(7), IFLA_GROUP) of a network's ports.
@@ -20,13 +21,27 @@ func group(network string) uint32 {
 	return hash.Sum32()>>1 | 1<<30
 }
 
-// GC removes the ports of a network, and with them the pods' interfaces, that
-// belong to none of the valid attachments. It goes on after one that could not
-// be removed.
-func GC(host *link.NS, network string, valid []types.GCAttachment) error {
-	keep := make(map[string]bool, len(valid))
-	for _, a := range valid {
-		keep[PortName(a.ContainerID, a.IfName)] = true
+// GC removes what Add made for pods of a network that are not to be kept: ports,
+// and with them the pods' interfaces, and what the packet filter has. It goes on
+// after something that could not be removed. The configuration need not be
+// complete, nor one that Add would take.
+func (c *Config) GC(host *link.NS, network string, keep []mode.Owner) error {
+	// Ports first: a pod whose source is not checked any more is not connected.
+	return errors.Join(collectPorts(host, network, keep), c.collectFilter(network, keep))
+}
+
+func (c *Config) collectFilter(network string, keep []mode.Owner) error {
+	collected := filter(func(conn *nft.Conn) error { return conn.Collect(network, keep) })
+	if c.IPMasqBackend == withIPTables || errors.Is(collected, nft.ErrUnsupported) && c.IPMasq {
+		return errors.Join(supported(collected), iptables.Collect(network, keep))
+	}
+	return supported(collected)
+}
+
+func collectPorts(host *link.NS, network string, keep []mode.Owner) error {
+	kept := make(map[string]bool, len(keep))
+	for _, o := range keep {
+		kept[PortName(o.ContainerID, o.IfName)] = true
 	}
 	devices, err := host.Devices()
 	if err != nil {
@@ -34,7 +49,7 @@ func GC(host *link.NS, network string, valid []types.GCAttachment) error {
 	}
 	var failed []error
 	for _, d := range devices {
-		if d.Kind != vethKind || d.Group != group(network) || keep[d.Name] {
+		if d.Kind != vethKind || d.Group != group(network) || kept[d.Name] {
 			continue
 		}
 		_, err := host.Delete(d.Name, vethKind)

@@ -157,7 +157,8 @@ func (e element) encode(attrs *netlink.AttributeEncoder) error {
 const attempts = 10
 
 // list returns the elements of a set, none if there is no such set. While others
-// change the set, the kernel may list an element twice.
+// change the set, the kernel may list an element twice. The error may wrap
+// ErrUnsupported.
 func (c *Conn) list(s set) ([]element, error) {
 	for range attempts { // a list that others changed while it was read is read again
 		elements, complete, err := c.listOnce(s)
@@ -177,8 +178,11 @@ func (c *Conn) listOnce(s set) (elements []element, complete bool, err error) {
 		return nil, false, err
 	}
 	answers, err := c.socket.Execute(request)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+	if errors.Is(err, unix.ENOENT) {
 		return nil, true, nil
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, false, ErrUnsupported
 	}
 	if err != nil {
 		return nil, false, err

@@ -65,7 +65,7 @@ func (c *Conn) Masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Pre
 }
 
 // StopMasquerade takes back Masquerade. It succeeds if there is nothing to take
-// back.
+// back. The error wraps ErrUnsupported if Masquerade cannot have succeeded.
 func (c *Conn) StopMasquerade(owner mode.Owner) error {
 	return c.remove(masqueradeSets, func(comment string) bool { return comment == owner.String() })
 }

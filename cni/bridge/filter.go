@@ -1,0 +1,153 @@
+package bridge
+
+import (
+	"errors"
+	"net/netip"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/fairlead/fairlead/cni/iptables"
+	"github.com/fairlead/fairlead/cni/link"
+	"github.com/fairlead/fairlead/cni/mode"
+	"github.com/fairlead/fairlead/cni/nft"
+	"github.com/fairlead/fairlead/cni/step"
+)
+
+// The values of ipMasqBackend. The reference plugin, left to choose, takes
+// iptables where there is one; nftables costs a hundredth of it.
+const (
+	withNFTables = "nftables"
+	withIPTables = "iptables"
+)
+
+func (c *Config) completeMasquerade() error {
+	switch c.IPMasqBackend {
+	case "", withNFTables, withIPTables:
+	default:
+		return invalid("ipMasqBackend: %q is unknown: it must be %q or %q", c.IPMasqBackend, withIPTables, withNFTables)
+	}
+	c.spared = nil
+	for _, text := range c.NonMasqueradeCIDRs {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil || prefix.Addr().Is4In6() {
+			return invalid("nonMasqueradeCIDRs: %q is not allowed: it must be a network like 10.0.0.0/8 or fd00::/8", text)
+		}
+		c.spared = append(c.spared, prefix.Masked())
+	}
+	return nil
+}
+
+// checkSource has frames from the pod dropped unless they are from its own
+// addresses.
+func (a *Attachment) checkSource() (step.Undo, error) {
+	if !a.Config.MACSpoofChk {
+		return nil, nil
+	}
+	addrs, _ := addresses(a.Result)
+	err := filter(func(c *nft.Conn) error {
+		return c.CheckSource(a.Owner(), PortName(a.ContainerID, a.IfName), a.mac, addrs)
+	})
+	return func() error { return stopCheck(a.Owner()) }, err
+}
+
+// masquerade has what the pod sends leave the node with the node's address. Other
+// than with the reference plugin all subnets of the pod are spared for all of its
+// addresses.
+func (a *Attachment) masquerade() (step.Undo, error) {
+	addrs, subnets := addresses(a.Result)
+	if !a.Config.IPMasq || len(addrs) == 0 {
+		return nil, nil
+	}
+	spared := append(subnets, a.Config.spared...)
+	undo := func() error { return a.Config.stopMasquerade(a.Owner()) }
+	return undo, a.Config.byBackend(
+		func(c *nft.Conn) error { return c.Masquerade(a.Owner(), addrs, spared) },
+		func() error { return iptables.Masquerade(a.Owner(), addrs, spared) },
+	)
+}
+
+// byBackend does with nftables or iptables what the configuration wants done
+// with either.
+func (c *Config) byBackend(byNFTables func(*nft.Conn) error, byIPTables func() error) error {
+	if c.IPMasqBackend == withIPTables {
+		return byIPTables()
+	}
+	err := filter(byNFTables)
+	if errors.Is(err, nft.ErrUnsupported) && c.IPMasqBackend == "" {
+		return byIPTables()
+	}
+	return err
+}
+
+func (c *Config) stopMasquerade(owner mode.Owner) error {
+	return supported(c.byBackend(
+		func(conn *nft.Conn) error { return conn.StopMasquerade(owner) },
+		func() error { return iptables.Stop(owner) },
+	))
+}
+
+func stopCheck(owner mode.Owner) error {
+	return supported(filter(func(c *nft.Conn) error { return c.StopCheck(owner) }))
+}
+
+// supported is err, but none where there is nothing to remove because the kernel
+// cannot have had it.
+func supported(err error) error {
+	if errors.Is(err, nft.ErrUnsupported) {
+		return nil
+	}
+	return err
+}
+
+func filter(f func(*nft.Conn) error) error {
+	conn, err := nft.Open()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return f(conn)
+}
+
+// forget takes a pod out of the packet filter. A pod whose source is checked is
+// cut off first, so that there is no moment in which it is not.
+//
+// This is before the pod's interface goes, though order does not ask for it: the
+// kernel frees elements and interfaces after waits that are long (see nft.Open)
+// and here pass at the same time.
+func (c *Config) forget(host *link.NS, owner mode.Owner) error {
+	var failed []error
+	if c.IPMasq {
+		failed = append(failed, c.stopMasquerade(owner))
+	}
+	if c.MACSpoofChk {
+		failed = append(failed, cutOff(host, owner), stopCheck(owner))
+	}
+	return errors.Join(failed...)
+}
+
+func cutOff(host *link.NS, owner mode.Owner) error {
+	port, err := host.Device(PortName(owner.ContainerID, owner.IfName))
+	if errors.Is(err, link.ErrNoDevice) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return host.SetDown(port)
+}
+
+// addresses are those that IPAM gave, and their subnets, each once.
+func addresses(r *types100.Result) (addrs []netip.Addr, subnets []netip.Prefix) {
+	seen := map[netip.Prefix]bool{}
+	for _, ip := range r.IPs {
+		addr, _ := netip.AddrFromSlice(ip.Address.IP) // of 4 or 16 bytes, decoding saw to it
+		bits, _ := ip.Address.Mask.Size()
+		subnet := netip.PrefixFrom(addr.Unmap(), bits).Masked()
+		addrs = append(addrs, addr.Unmap())
+		if !seen[subnet] {
+			seen[subnet] = true
+			subnets = append(subnets, subnet)
+		}
+	}
+	return addrs, subnets
+}

@@ -1,0 +1,206 @@
+// Package iptables masquerades what pods send out of the cluster, on nodes whose
+// kernel has no nftables or whose configuration asks for iptables. It does what
+// package nft does, with a rule for each of a pod's addresses, because iptables
+// has no sets of its own:
+//
+//	*nat
+//	-A POSTROUTING -j FAIRLEAD-CNI
+//	-A FAIRLEAD-CNI -s 10.9.0.2/32 -m comment --comment "net/pod/eth0" -j FAIRLEAD-CNI-5ad1…
+//	-A FAIRLEAD-CNI-5ad1… -d 10.9.0.0/24 -j RETURN
+//	-A FAIRLEAD-CNI-5ad1… -d 224.0.0.0/4 -j RETURN
+//	-A FAIRLEAD-CNI-5ad1… -j MASQUERADE
+//
+// The comment is the owner, by which DEL and GC find a rule. A chain is for all
+// pods of a network with the same addresses to spare. Rules of others are not
+// touched.
+package iptables
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/fairlead/fairlead/cni/mode"
+)
+
+// podChain has a rule for every address of a pod, networkPrefix and a hash are
+// the name of a chain of a network.
+const (
+	podChain      = "FAIRLEAD-CNI"
+	networkPrefix = podChain + "-"
+)
+
+// family is iptables for one version of IP.
+type family struct {
+	program   string // iptables or ip6tables
+	multicast netip.Prefix
+}
+
+var families = []family{
+	{"iptables", netip.MustParsePrefix("224.0.0.0/4")},
+	{"ip6tables", netip.MustParsePrefix("ff00::/8")},
+}
+
+func (f family) is(addr netip.Addr) bool { return addr.Is4() == f.multicast.Addr().Is4() }
+
+// Masquerade has what a pod sends leave the node with the node's address, except
+// to what is exempt and to multicast groups. When it fails it leaves nothing.
+func Masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) error {
+	for _, f := range families {
+		own := slices.DeleteFunc(slices.Clone(pod), func(a netip.Addr) bool { return !f.is(a) })
+		if len(own) == 0 {
+			continue
+		}
+		if err := f.masquerade(owner, own, exempt); err != nil {
+			return errors.Join(fmt.Errorf("masquerade %s: %w", owner, err), Stop(owner))
+		}
+	}
+	return nil
+}
+
+// Stop takes back Masquerade. It succeeds if there is nothing to take back.
+func Stop(owner mode.Owner) error {
+	return remove(func(comment string) bool { return comment == owner.String() })
+}
+
+// Collect deletes what belongs to pods of a network that are not to be kept.
+func Collect(network string, keep []mode.Owner) error {
+	kept := make(map[string]bool, len(keep))
+	for _, o := range keep {
+		kept[o.String()] = true
+	}
+	return remove(func(comment string) bool { return mode.InNetwork(comment, network) && !kept[comment] })
+}
+
+// attempts is how often something is done again that others got in the way of.
+const attempts = 10
+
+// masquerade adds what is not there. Between looking and changing others may add
+// the same; then the change fails as a whole and is worked out again.
+func (f family) masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) (err error) {
+	for range attempts {
+		var present []string
+		if present, err = f.rules(); err != nil {
+			return err
+		}
+		if err = f.restore(f.additions(present, owner, pod, exempt)); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// additions are the lines for iptables-restore that add a pod to the rules
+// present.
+func (f family) additions(present []string, owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) []string {
+	var lines []string
+	if !slices.Contains(present, "-N "+podChain) {
+		lines = append(lines, "-N "+podChain)
+	}
+	if jump := "-A POSTROUTING -j " + podChain; !slices.Contains(present, jump) {
+		lines = append(lines, jump)
+	}
+	chain := networkChain(owner.Network, exempt)
+	if !slices.Contains(present, "-N "+chain) {
+		lines = append(lines, "-N "+chain)
+		for _, prefix := range append(slices.Clone(exempt), f.multicast) {
+			if f.is(prefix.Addr()) {
+				lines = append(lines, fmt.Sprintf("-A %s -d %s -j RETURN", chain, prefix))
+			}
+		}
+		lines = append(lines, fmt.Sprintf("-A %s -j MASQUERADE", chain))
+	}
+	for _, addr := range pod {
+		source := fmt.Sprintf("-A %s -s %s ", podChain, netip.PrefixFrom(addr, addr.BitLen()))
+		for _, rule := range present {
+			if strings.HasPrefix(rule, source) { // of a pod whose DEL was lost
+				lines = append(lines, deletion(rule))
+			}
+		}
+		lines = append(lines, fmt.Sprintf("%s-m comment --comment %q -j %s", source, owner, chain))
+	}
+	return lines
+}
+
+// networkChain is named by what is in it, so that a chain never has to change
+// while pods use it. Names of chains have at most 28 characters.
+func networkChain(network string, exempt []netip.Prefix) string {
+	hash := sha256.Sum256(fmt.Appendf(nil, "%s %v", network, exempt))
+	return networkPrefix + hex.EncodeToString(hash[:7])
+}
+
+// remove deletes the pods' rules whose comments say so, of both families.
+func remove(gone func(comment string) bool) error {
+	var failed []error
+	for _, f := range families {
+		failed = append(failed, f.remove(gone))
+	}
+	return errors.Join(failed...)
+}
+
+func (f family) remove(gone func(comment string) bool) (err error) {
+	for range attempts {
+		var present []string
+		if present, err = f.rules(); err != nil {
+			return err
+		}
+		var lines []string
+		for _, rule := range present {
+			if comment, ok := commentOf(rule); ok && gone(comment) {
+				lines = append(lines, deletion(rule))
+			}
+		}
+		if len(lines) == 0 {
+			return nil
+		}
+		if err = f.restore(lines); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// deletion is the line that deletes a rule, given the one that adds it.
+func deletion(rule string) string { return "-D" + strings.TrimPrefix(rule, "-A") }
+
+// commentOf is the comment of a pod's rule. iptables quotes it only if it has to.
+func commentOf(rule string) (string, bool) {
+	if !strings.HasPrefix(rule, "-A "+podChain+" ") {
+		return "", false
+	}
+	_, after, found := strings.Cut(rule, "--comment ")
+	comment, _, _ := strings.Cut(after, " ")
+	return strings.Trim(comment, `"`), found
+}
+
+// rules are the chains and rules of table nat, as iptables -S prints them.
+func (f family) rules() ([]string, error) {
+	out, err := f.run("", f.program, "-w", "-t", "nat", "-S")
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSpace(out), "\n"), nil
+}
+
+// restore makes changes to table nat in one transaction.
+func (f family) restore(lines []string) error {
+	input := "*nat\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	_, err := f.run(input, f.program+"-restore", "-w", "--noflush")
+	return err
+}
+
+func (f family) run(input, program string, args ...string) (string, error) {
+	var out, complaint bytes.Buffer
+	command := exec.Command(program, args...)
+	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(input), &out, &complaint
+	if err := command.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", program, err, bytes.TrimSpace(complaint.Bytes()))
+	}
+	return out.String(), nil
+}
