@@ -62,7 +62,7 @@ func runDemo(cmd *cobra.Command, opts lab.Options, asJSON bool) error {
 	return nil
 }
 
-func printJSON(out io.Writer, report demo.Report) error {
+func printJSON(out io.Writer, report any) error {
 	enc := json.NewEncoder(out)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)

@@ -59,6 +59,6 @@ is changed, several labs can run side by side, and all commands need root.`,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(newDemo(), newUp(), newDown(), newExec(), newStatus(), newAsk(), newServe())
+	root.AddCommand(newDemo(), newUp(), newDown(), newExec(), newStatus(), newAsk(), newServe(), newBench())
 	return root
 }

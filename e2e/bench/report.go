@@ -1,0 +1,162 @@
+package bench
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+)
+
+// CNIReport is the document of fairlead-lab bench cni -o json.
+type CNIReport struct {
+	Seed      uint64  `json:"seed"`
+	Blocks    int     `json:"blocks"`
+	Discarded int     `json:"discarded"` // blocks with too much steal
+	Setups    []Times `json:"setups"`
+	// StartMs is the median time that fairlead-cni takes to tell its version.
+	StartMs float64  `json:"startMs"`
+	Figures []Figure `json:"figures"`
+}
+
+// Times is what calls took in a setup: milliseconds, over all blocks, and calls
+// per second, of the median block.
+type Times struct {
+	Setup
+	Add Percentiles `json:"add"`
+	Del Percentiles `json:"del"`
+}
+
+// Percentiles are of one verb.
+type Percentiles struct {
+	P50Ms     float64 `json:"p50Ms"`
+	P90Ms     float64 `json:"p90Ms"`
+	PerSecond float64 `json:"perSecond,omitempty"` // where several are at once
+}
+
+// Figure is a comparison within the blocks.
+type Figure struct {
+	Name string `json:"name"`
+	Unit string `json:"unit"` // "×", "ms" or "MB"
+	Interval
+	AtMost  float64 `json:"atMost,omitempty"`  // what is wanted; 0: nothing is
+	AtLeast float64 `json:"atLeast,omitempty"` // likewise
+	Verdict Verdict `json:"verdict,omitempty"`
+}
+
+// Verdict says whether a figure is what is wanted.
+type Verdict string
+
+// The verdicts. A limit inside the interval is neither met nor missed.
+const (
+	Met     Verdict = "met"
+	Missed  Verdict = "missed"
+	Unclear Verdict = "unclear"
+)
+
+func (f Figure) judged() Figure {
+	switch {
+	case f.AtMost != 0:
+		f.Verdict = verdict(f.High <= f.AtMost, f.Low > f.AtMost)
+	case f.AtLeast != 0:
+		f.Verdict = verdict(f.Low >= f.AtLeast, f.High < f.AtLeast)
+	}
+	return f
+}
+
+func verdict(met, missed bool) Verdict {
+	switch {
+	case met:
+		return Met
+	case missed:
+		return Missed
+	}
+	return Unclear
+}
+
+func newCNIReport(opts CNIOptions, setups []Setup, result Result, random *rand.Rand) (CNIReport, error) {
+	r := CNIReport{Seed: opts.Seed, Blocks: result.Blocks, Discarded: result.Discarded}
+	r.StartMs = result.Series(starting, addTime).Quantile(0.5)
+	for _, s := range setups {
+		r.Setups = append(r.Setups, Times{s, percentiles(result, s, addTime, addRate), percentiles(result, s, delTime, delRate)})
+	}
+	c := comparison{result, random}
+	r.Figures = append(r.Figures, c.own(opts)...)
+	if opts.Reference != "" {
+		r.Figures = append(r.Figures, c.beside(opts)...)
+	}
+	info, err := os.Stat(filepath.Join(opts.BinDir, "fairlead-cni"))
+	if err != nil {
+		return CNIReport{}, fmt.Errorf("find the size of fairlead-cni: %w", err)
+	}
+	size := float64(info.Size()) / 1e6
+	r.Figures = append(r.Figures, Figure{Name: "size of fairlead-cni", Unit: "MB", Interval: Interval{size, size, size}, AtMost: 10})
+	for i := range r.Figures {
+		r.Figures[i] = r.Figures[i].judged()
+	}
+	return r, nil
+}
+
+func percentiles(result Result, s Setup, time, rate string) Percentiles {
+	series := result.Series(s.String(), time)
+	p := Percentiles{P50Ms: series.Quantile(0.5), P90Ms: series.Quantile(0.9)}
+	if rates := result.Series(s.String(), rate); len(rates) != 0 {
+		p.PerSecond = rates.Quantile(0.5)
+	}
+	return p
+}
+
+// comparison compares candidates of one result.
+type comparison struct {
+	result Result
+	random *rand.Rand
+}
+
+// ratio is of candidate a to candidate b.
+func (c comparison) ratio(figure, a, b string) Interval {
+	return Ratio(c.result.Series(a, figure).Medians(), c.result.Series(b, figure).Medians(), c.random)
+}
+
+func (c comparison) difference(figure, a, b string) Interval {
+	return Difference(c.result.Series(a, figure).Medians(), c.result.Series(b, figure).Medians(), c.random)
+}
+
+// own are the figures of Fairlead alone. The first is the resolution: what is
+// closer to 1 than its interval is wide is no difference.
+func (c comparison) own(opts CNIOptions) []Figure {
+	base := oneByOne(Fairlead, IPv4, 0).String()
+	figures := []Figure{
+		{Name: "the same against itself, ADD", Unit: "×", Interval: c.ratio(addTime, twin, base)},
+		{Name: "the same against itself, DEL", Unit: "×", Interval: c.ratio(delTime, twin, base)},
+		{Name: "ADD above starting the program", Unit: "ms", Interval: c.difference(addTime, base, starting), AtMost: 3},
+		{Name: "ADD, IPv6 to IPv4", Unit: "×", Interval: c.ratio(addTime, oneByOne(Fairlead, IPv6, 0).String(), base), AtMost: 1.1},
+		{Name: "ADD, dual to IPv4", Unit: "×", Interval: c.ratio(addTime, oneByOne(Fairlead, Dual, 0).String(), base)},
+	}
+	for _, held := range opts.Held {
+		figures = append(figures,
+			Figure{Name: fmt.Sprintf("allocation, %d held to 1", held), Unit: "×", Interval: c.ratio(addTime, allocating(held), allocating(1)), AtMost: 1.1},
+			Figure{Name: fmt.Sprintf("ADD, %d held to none", held), Unit: "×", Interval: c.ratio(addTime, oneByOne(Fairlead, IPv4, held).String(), base)})
+	}
+	return figures
+}
+
+// beside are the figures beside the reference plugins.
+func (c comparison) beside(opts CNIOptions) []Figure {
+	beside := func(figure, family string, held, atOnce int) Interval {
+		return c.ratio(figure, Setup{Fairlead, family, held, atOnce}.String(), Setup{Reference, family, held, atOnce}.String())
+	}
+	var figures []Figure
+	for _, family := range []string{IPv4, IPv6, Dual} {
+		figures = append(figures,
+			Figure{Name: "ADD, fairlead to reference, " + family, Unit: "×", Interval: beside(addTime, family, 0, 1), AtMost: 0.3},
+			Figure{Name: "DEL, fairlead to reference, " + family, Unit: "×", Interval: beside(delTime, family, 0, 1)})
+	}
+	for _, held := range opts.Held {
+		figures = append(figures, Figure{Name: fmt.Sprintf("ADD, fairlead to reference, %d held", held), Unit: "×", Interval: beside(addTime, IPv4, held, 1)})
+	}
+	for _, n := range opts.AtOnce {
+		figures = append(figures,
+			Figure{Name: fmt.Sprintf("ADD/s, fairlead to reference, %d at once", n), Unit: "×", Interval: beside(addRate, IPv4, 0, n), AtLeast: 3},
+			Figure{Name: fmt.Sprintf("DEL/s, fairlead to reference, %d at once", n), Unit: "×", Interval: beside(delRate, IPv4, 0, n)})
+	}
+	return figures
+}
