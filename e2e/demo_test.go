@@ -74,7 +74,11 @@ func TestDemoFails(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	script := "#!/bin/sh\necho no rules today >&2\nexit 3\n"
+	script := `#!/bin/sh
+test "$1" = node && exec ` + filepath.Join(programs.Dir(t), "fairlead") + ` "$@"
+echo no rules today >&2
+exit 3
+`
 	if err := os.WriteFile(filepath.Join(broken, "fairlead"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,26 @@ func (s *Scene) onOneNode(ctx context.Context) (string, error) {
 	return reaches(ctx, s.Clients[0], s.Web[0])
 }
 
+// routes: the first node knows the way to the pods of every other one.
+func (s *Scene) routes(ctx context.Context) (string, error) {
+	node := s.Lab.Nodes[0]
+	var ways []string
+	for _, other := range s.Lab.Nodes[1:] {
+		for i, family := range []string{"-4", "-6"} {
+			out, err := node.Output(ctx, "ip", family, "route", "show", other.PodCIDRs[i].String())
+			if err != nil {
+				return "", err
+			}
+			way, _, ok := strings.Cut(out, " proto")
+			if !ok {
+				return "", fmt.Errorf("%s has no route to %s of %s", node.Name, other.PodCIDRs[i], other.Name)
+			}
+			ways = append(ways, way)
+		}
+	}
+	return fmt.Sprintf("on %s: %s", node.Name, strings.Join(ways, ", ")), nil
+}
+
 // acrossNodes: a pod reaches a pod of another node.
 func (s *Scene) acrossNodes(ctx context.Context) (string, error) {
 	return reaches(ctx, s.Clients[0], s.Web[1])

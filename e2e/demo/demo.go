@@ -54,6 +54,7 @@ func (r *recorder) checkAll(ctx context.Context, s *Scene) {
 	defer stop()
 	_ = r.check(guarded, "pod to pod, one node", s.onOneNode)
 	if len(s.Lab.Nodes) > 1 {
+		_ = r.check(guarded, "routes", s.routes)
 		_ = r.check(guarded, "pod to pod, across nodes", s.acrossNodes)
 	}
 	for _, vip := range lab.VIPs(s.web) {

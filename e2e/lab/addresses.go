@@ -15,11 +15,14 @@ type addresses struct {
 	podCIDRs [2]netip.Prefix
 }
 
+// lan is a link of the underlay: 0 is where nodes are, 1 is behind a router.
+type lan int
+
 // nodeAddresses gives node n, counted from 1, its part of the address plan.
 // Labs do not see each other or the machine's own network, so all use one plan.
-func nodeAddresses(n int) addresses {
+func nodeAddresses(n int, on lan) addresses {
 	return addresses{
-		underlay: underlayAddresses(10 + n),
+		underlay: on.addresses(10 + n),
 		podCIDRs: [2]netip.Prefix{
 			netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", n)),
 			netip.MustParsePrefix(fmt.Sprintf("fd00:10:244:%d::/64", n)),
@@ -27,14 +30,22 @@ func nodeAddresses(n int) addresses {
 	}
 }
 
-// gatewayAddresses are those of the underlay's switch.
-func gatewayAddresses() [2]netip.Prefix { return underlayAddresses(1) }
+// gateways are the addresses of the link's switch.
+func (l lan) gateways() [2]netip.Prefix { return l.addresses(1) }
 
-func underlayAddresses(host int) [2]netip.Prefix {
+func (l lan) addresses(host int) [2]netip.Prefix {
 	return [2]netip.Prefix{
-		netip.MustParsePrefix(fmt.Sprintf("192.168.244.%d/24", host)),
-		netip.MustParsePrefix(fmt.Sprintf("fd00:192:168:244::%d/64", host)),
+		netip.MustParsePrefix(fmt.Sprintf("192.168.%d.%d/24", 244+l, host)),
+		netip.MustParsePrefix(fmt.Sprintf("fd00:192:168:%d::%d/64", 244+l, host)),
 	}
+}
+
+// switchName is that of the link's switch.
+func (l lan) switchName() string {
+	if l == 0 {
+		return "switch"
+	}
+	return fmt.Sprintf("switch-%d", l)
 }
 
 func nodeName(n int) string { return fmt.Sprintf("node-%d", n) }

@@ -18,10 +18,13 @@ func TestAddressPlanHasNoOverlap(t *testing.T) {
 		}
 	}
 	host := func(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr(), p.Addr().BitLen()) }
-	gateway := gatewayAddresses()
-	take("gateway", host(gateway[0]), host(gateway[1]))
+	for _, on := range []lan{0, 1} {
+		gateway := on.gateways()
+		take("gateway", host(gateway[0]), host(gateway[1]))
+	}
 	for n := 1; n <= MaxNodes; n++ {
-		a := nodeAddresses(n)
+		on := lan(n % 2)
+		a, gateway := nodeAddresses(n, on), on.gateways()
 		take(nodeName(n), a.podCIDRs[:]...)
 		take(nodeName(n), host(a.underlay[0]), host(a.underlay[1]))
 		for i, family := range []string{"IPv4", "IPv6"} {

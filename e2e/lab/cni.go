@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 
 	"github.com/containernetworking/cni/libcni"
@@ -19,37 +19,50 @@ import (
 // podIfName is the name of a pod's interface, in every runtime.
 const podIfName = "eth0"
 
-// writeCNIConfig leaves the node's network configuration where its runtime, this
-// package, reads it at every attachment.
-func (n *Node) writeCNIConfig() error {
-	type object = map[string]any
-	plugin := object{
-		"type":             cniProgram,
-		"mode":             "bridge",
-		"bridge":           "cni0",
-		"isGateway":        true,
-		"isDefaultGateway": true,
-		// A pod that reaches itself by a virtual IP: with bridge-nf-call the
-		// translated packet goes out by the bridge port that it came in by.
-		"hairpinMode": true,
-		"ipam": object{
-			"type":    "fairlead-ipam",
-			"dataDir": filepath.Join(n.dir.node(n.Name), "ipam"),
-			"ranges": [][]object{
-				{{"subnet": n.PodCIDRs[0].String()}},
-				{{"subnet": n.PodCIDRs[1].String()}},
-			},
-		},
+// confTemplate is fairlead node's own template with one thing more: a data
+// directory, because the nodes share a file system.
+const confTemplate = `{
+  "cniVersion": "1.1.0",
+  "name": "fairlead",
+  "plugins": [
+    {
+      "type": "fairlead-cni",
+      "mode": "bridge",
+      "bridge": "cni0",
+      "isGateway": true,
+      "isDefaultGateway": true,
+      "hairpinMode": true,
+      "mtu": {{.MTU}},
+      "ipam": {
+        "type": "fairlead-ipam",
+        "dataDir": %q,
+        "ranges": [
+{{- range $i, $cidr := .PodCIDRs}}{{if $i}},{{end}}
+          [{"subnet": {{json $cidr}}}]
+{{- end}}
+        ]
+      }
+    }
+  ]
+}
+`
+
+// writeConfTemplate leaves what fairlead node makes the network configuration of.
+func (n *Node) writeConfTemplate() error {
+	if err := os.MkdirAll(filepath.Dir(n.cniConfig()), 0o755); err != nil {
+		return err
 	}
-	list := object{"cniVersion": "1.1.0", "name": "fairlead", "plugins": []object{plugin}}
-	data, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode network configuration: %w", err)
-	}
-	return writeFile(n.cniConfig(), append(data, '\n'))
+	text := fmt.Sprintf(confTemplate, filepath.Join(n.dir.node(n.Name), "ipam"))
+	return writeFile(n.confTemplate(), []byte(text))
 }
 
-func (n *Node) cniConfig() string { return filepath.Join(n.dir.node(n.Name), "cni.conflist") }
+func (n *Node) confTemplate() string { return filepath.Join(n.dir.node(n.Name), "cni.template") }
+
+// cniConfig is the node's network configuration, which its runtime, this package,
+// reads at every attachment.
+func (n *Node) cniConfig() string {
+	return filepath.Join(n.dir.node(n.Name), "net.d", "10-fairlead.conflist")
+}
 
 // attachment is a pod's interface, to be made and removed by the node's plugin.
 type attachment struct {

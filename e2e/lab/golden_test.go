@@ -40,7 +40,7 @@ func TestDocumentsOfNode(t *testing.T) {
 	if diff := cmp.Diff(readAll(t, filepath.Join(first, "*")), readAll(t, filepath.Join(second, "*"))); diff != "" {
 		t.Errorf("manifests of the nodes differ:\n%s", diff)
 	}
-	conflist := readAll(t, filepath.Join(filepath.Dir(first), "cni.conflist"))
+	conflist := readAll(t, filepath.Join(filepath.Dir(first), "net.d", "*"))
 	wantGolden(t, "conflist", strings.ReplaceAll(conflist, l.ID, "ID"))
 }
 

@@ -5,7 +5,7 @@
 //	underlay                 bridge "switch", 192.168.244.1/24
 //	               ┌────────────────────────┴────────────────┐
 //	nodes    eth0 192.168.244.11                     eth0 192.168.244.12
-//	         fairlead proxy                          fairlead proxy
+//	         fairlead node, proxy                    fairlead node, proxy
 //	         cni0 10.244.1.1/24                      cni0 10.244.2.1/24
 //	               ├───────────────┐                         │
 //	pods     eth0 10.244.1.2  eth0 10.244.1.3        eth0 10.244.2.2
@@ -38,6 +38,7 @@ type Options struct {
 	ID     string // names the lab; "" is a random one
 	Nodes  int    // 1 to MaxNodes
 	Mode   string // the proxies' --mode; "" is iptables
+	Routed bool   // the last node is on a link of its own, behind a router
 	BinDir string // where fairlead, fairlead-cni and fairlead-lab are
 	// Keep: the lab outlives the process that builds it, once that has called
 	// (*Lab).Keep, until somebody calls Remove.
@@ -57,8 +58,8 @@ type Lab struct {
 	pods     []*Pod
 }
 
-// New builds a lab: underlay, nodes, routes between them, and a proxy on each
-// node. It has no pods and no Services yet. What a failed or cancelled New has
+// New builds a lab: underlay, nodes, and on each node fairlead node, which
+// connects them, and a proxy. It has no pods and no Services yet. What a failed or cancelled New has
 // made is gone when it returns.
 func New(ctx context.Context, opts Options) (*Lab, error) {
 	if err := Preflight(opts); err != nil {
@@ -93,10 +94,10 @@ func (l *Lab) build(ctx context.Context) error {
 			return fmt.Errorf("build %s: %w", nodeName(i+1), err)
 		}
 	}
-	if err := connectNodes(l.Nodes); err != nil {
+	if err := l.Apply(nodeObjects(l.Nodes)...); err != nil {
 		return err
 	}
-	if err := l.Apply(nodeObjects(l.Nodes)...); err != nil {
+	if err := l.startAgents(ctx); err != nil {
 		return err
 	}
 	return l.startProxies()

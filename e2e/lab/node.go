@@ -7,16 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/fairlead/fairlead/e2e/netns"
 )
 
 // Node is a machine of the cluster: a namespace with an uplink, a range of pod
-// addresses and a proxy.
+// addresses, and the two programs of a node.
 type Node struct {
 	site
 	Name     string
@@ -24,16 +21,21 @@ type Node struct {
 	PodCIDRs []netip.Prefix // IPv4 first
 
 	dir   dir // the lab's
+	agent *child
 	proxy *child
 }
 
-// Manifests is the directory that the node's proxy watches.
+// Manifests is the directory that the node's programs watch.
 func (n *Node) Manifests() string { return filepath.Join(n.dir.node(n.Name), "manifests") }
 
 // addNode makes node number i, counted from 1, as far as it does not depend on
 // other nodes.
 func (l *Lab) addNode(i int) error {
-	name, plan := nodeName(i), nodeAddresses(i)
+	name, on := nodeName(i), lan(0)
+	if l.opts.Routed && i == l.opts.Nodes {
+		on = 1
+	}
+	plan := nodeAddresses(i, on)
 	ns, err := newNamespace(l.dir.netns(name))
 	if err != nil {
 		return err
@@ -49,16 +51,16 @@ func (l *Lab) addNode(i int) error {
 	if err := ns.Do(func() error { return setSysctls(nodeSysctls) }); err != nil {
 		return err
 	}
-	if err := plug(l.underlay, ns, name); err != nil {
+	if err := plug(l.underlay, on, ns, name); err != nil {
 		return err
 	}
-	if err := n.addUplink(plan.underlay); err != nil {
+	if err := n.addUplink(plan.underlay, on.gateways()); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(n.Manifests(), 0o755); err != nil {
 		return err
 	}
-	return n.writeCNIConfig()
+	return n.writeConfTemplate()
 }
 
 // nodeSysctls are a Kubernetes node's. Two pods of one node are on one bridge:
@@ -68,9 +70,7 @@ func (l *Lab) addNode(i int) error {
 var nodeSysctls = append([]sysctl{
 	{bridgeNetfilter, "1"},
 	{"net/bridge/bridge-nf-call-ip6tables", "1"},
-	{"net/ipv4/ip_forward", "1"},
-	{"net/ipv6/conf/all/forwarding", "1"},
-}, noDAD...)
+}, append(forwarding, noDAD...)...)
 
 const bridgeNetfilter = "net/bridge/bridge-nf-call-iptables"
 
@@ -95,7 +95,7 @@ func needBridgeNetfilter() error {
 // addUplink brings the links up and makes the default routes. No packet for a
 // virtual IP ever takes them, but a process on the node that connects to one
 // must find a route before its packet gets as far as the proxy's rules.
-func (n *Node) addUplink(addrs [2]netip.Prefix) error {
+func (n *Node) addUplink(addrs, gateways [2]netip.Prefix) error {
 	link, err := netlink.NewHandleAt(n.ns.Handle(), unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -107,36 +107,9 @@ func (n *Node) addUplink(addrs [2]netip.Prefix) error {
 	if err := addAddresses(link, "eth0", addrs); err != nil {
 		return err
 	}
-	for _, gateway := range gatewayAddresses() {
+	for _, gateway := range gateways {
 		if err := addRoute(link, netip.Prefix{}, gateway.Addr()); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// connectNodes makes on every node a route to the pods of every other.
-func connectNodes(nodes []*Node) error {
-	for _, n := range nodes {
-		others := slices.DeleteFunc(slices.Clone(nodes), func(o *Node) bool { return o == n })
-		if err := addPodRoutes(n.ns, others); err != nil {
-			return fmt.Errorf("connect %s: %w", n.Name, err)
-		}
-	}
-	return nil
-}
-
-func addPodRoutes(ns *netns.NS, to []*Node) error {
-	link, err := netlink.NewHandleAt(ns.Handle(), unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer link.Close()
-	for _, n := range to {
-		for i, podCIDR := range n.PodCIDRs {
-			if err := addRoute(link, podCIDR, n.Addrs[i]); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

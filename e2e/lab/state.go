@@ -15,11 +15,12 @@ const Root = "/run/fairlead-lab"
 //
 //	state.json               State
 //	netns/NAME               the namespaces of the underlay, the nodes and the pods
-//	nodes/NODE/manifests/    what the node's proxy watches
-//	nodes/NODE/cni.conflist  what the node's pods are attached with
+//	nodes/NODE/manifests/    what the node's programs watch
+//	nodes/NODE/cni.template  what the network configuration is made of
+//	nodes/NODE/net.d/        the network configuration, once pods can be connected
 //	nodes/NODE/cni-cache/    libcni's
 //	nodes/NODE/ipam/         fairlead-ipam's
-//	nodes/NODE/log/NAME.log  of the node's proxy and of its pods' servers
+//	nodes/NODE/log/NAME.log  of the node's programs and of its pods' servers
 type dir string
 
 func dirOf(id string) dir { return dir(filepath.Join(Root, id)) }

@@ -12,19 +12,17 @@ import (
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
-const (
-	underlayName = "underlay" // of the namespace
-	switchName   = "switch"   // of the bridge in it
-)
+const underlayName = "underlay" // of the namespace
 
-// newUnderlay makes the network between the nodes: a bridge that is a switch
-// for them and their default gateway, beyond which there is nothing.
+// newUnderlay makes the network between the nodes: for each link a bridge that is
+// a switch and the default gateway of its nodes. The gateway knows the links and
+// nothing beyond; of pods it has never heard.
 func newUnderlay(d dir) (*netns.NS, error) {
 	ns, err := newNamespace(d.netns(underlayName))
 	if err != nil {
 		return nil, err
 	}
-	if err := ns.Do(func() error { return setSysctls(noDAD) }); err != nil {
+	if err := ns.Do(func() error { return setSysctls(append(forwarding, noDAD...)) }); err != nil {
 		return ns, err
 	}
 	link, err := netlink.NewHandleAt(ns.Handle(), unix.NETLINK_ROUTE)
@@ -32,31 +30,40 @@ func newUnderlay(d dir) (*netns.NS, error) {
 		return ns, err
 	}
 	defer link.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = switchName
-	// A bridge without a MAC address of its own takes the lowest of its ports':
-	// it would change under the nodes as they join.
-	attrs.HardwareAddr = net.HardwareAddr{0x02, 0x5c, 0, 0, 0, 1}
-	if err := link.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-		return ns, fmt.Errorf("make bridge %s: %w", switchName, err)
-	}
 	if err := setUp(link, "lo"); err != nil {
 		return ns, err
 	}
-	return ns, addAddresses(link, switchName, gatewayAddresses())
+	for _, on := range []lan{0, 1} {
+		if err := addSwitch(link, on); err != nil {
+			return ns, err
+		}
+	}
+	return ns, nil
 }
 
-// plug connects a node's namespace to the switch: a veth pair of which one end
-// is a port of the switch and the other the node's eth0.
-func plug(underlay, node *netns.NS, port string) error {
+func addSwitch(link *netlink.Handle, on lan) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = on.switchName()
+	// A bridge without a MAC address of its own takes the lowest of its ports':
+	// it would change under the nodes as they join.
+	attrs.HardwareAddr = net.HardwareAddr{0x02, 0x5c, 0, 0, 0, byte(on) + 1}
+	if err := link.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return fmt.Errorf("make bridge %s: %w", attrs.Name, err)
+	}
+	return addAddresses(link, attrs.Name, on.gateways())
+}
+
+// plug connects a node's namespace to a switch: a veth pair of which one end is a
+// port of the switch and the other the node's eth0.
+func plug(underlay *netns.NS, on lan, node *netns.NS, port string) error {
 	link, err := netlink.NewHandleAt(underlay.Handle(), unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer link.Close()
-	bridge, err := link.LinkByName(switchName)
+	bridge, err := link.LinkByName(on.switchName())
 	if err != nil {
-		return fmt.Errorf("find bridge %s: %w", switchName, err)
+		return fmt.Errorf("find bridge %s: %w", on.switchName(), err)
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = port
@@ -70,6 +77,12 @@ func plug(underlay, node *netns.NS, port string) error {
 		return fmt.Errorf("make veth %s: %w", port, err)
 	}
 	return setUp(link, port)
+}
+
+// forwarding makes a router.
+var forwarding = []sysctl{
+	{"net/ipv4/ip_forward", "1"},
+	{"net/ipv6/conf/all/forwarding", "1"},
 }
 
 // noDAD is for namespaces whose addresses are unique by plan: duplicate address

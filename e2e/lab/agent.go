@@ -1,0 +1,78 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+)
+
+// connectTimeout ends a wait in vain.
+const connectTimeout = 20 * time.Second
+
+// startAgents starts fairlead node on each node, and waits until it says, as to
+// every runtime, that pods can be made: by the network configuration.
+func (l *Lab) startAgents(ctx context.Context) error {
+	for _, n := range l.Nodes {
+		if err := n.startAgent(l.opts); err != nil {
+			return fmt.Errorf("start fairlead node of %s: %w", n.Name, err)
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("not within %s", connectTimeout))
+	defer cancel()
+	for _, n := range l.Nodes {
+		if err := n.awaitNetwork(ctx); err != nil {
+			return fmt.Errorf("connect %s: %w", n.Name, err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) startAgent(opts Options) error {
+	// The plugin need not be installed: it is called where it was built.
+	cmd := exec.Command(filepath.Join(opts.BinDir, proxyProgram), "node",
+		"--manifests", n.Manifests(), "--node-name", n.Name,
+		"--cni-bin-dir", "", "--cni-conf-dir", filepath.Dir(n.cniConfig()), "--conf-template", n.confTemplate())
+	var err error
+	n.agent, err = start(n.ns, cmd, n.dir.log(n.Name, "node"), opts.Keep)
+	return err
+}
+
+// awaitNetwork waits until the network configuration is there.
+func (n *Node) awaitNetwork(ctx context.Context) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = watcher.Close() }()
+	if err := watcher.Add(filepath.Dir(n.cniConfig())); err != nil {
+		return err
+	}
+	for {
+		if _, err := os.Stat(n.cniConfig()); err == nil {
+			return nil
+		}
+		select {
+		case <-watcher.Events:
+		case <-n.agent.done:
+			return fmt.Errorf("fairlead node ended, its log ends:\n%s", logTail(n.agent.log))
+		case <-ctx.Done():
+			return fmt.Errorf("%w; the log of fairlead node ends:\n%s", context.Cause(ctx), logTail(n.agent.log))
+		}
+	}
+}
+
+// RestartAgent kills the node's fairlead node, as running out of memory would,
+// and starts another one.
+func (l *Lab) RestartAgent(n *Node) error {
+	if err := unix.Kill(n.agent.PID, unix.SIGKILL); err != nil {
+		return fmt.Errorf("kill fairlead node of %s: %w", n.Name, err)
+	}
+	<-n.agent.done
+	return n.startAgent(l.opts)
+}

@@ -1,0 +1,181 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fairlead/fairlead/e2e/lab"
+	"github.com/fairlead/fairlead/e2e/lab/labtest"
+)
+
+// routed is a lab of three nodes, of which the third is behind a router, with a
+// pod on each.
+func routed(t *testing.T) (*lab.Lab, []*lab.Pod) {
+	t.Helper()
+	l := labtest.New(t, lab.Options{Nodes: 3, Routed: true, BinDir: programs.Dir(t)})
+	var pods []*lab.Pod
+	for i, n := range l.Nodes {
+		pods = append(pods, labtest.AddPod(t, l, n, fmt.Sprintf("pod-%d", i+1)))
+	}
+	return l, pods
+}
+
+// Every pod reaches every pod over every protocol, and is seen by its own
+// address, whether the way is direct or through a tunnel.
+func TestRoutedMesh(t *testing.T) {
+	l, pods := routed(t)
+	var asks errgroup.Group
+	for _, from := range pods {
+		for _, to := range pods {
+			for _, at := range to.Endpoints() {
+				asks.Go(func() error {
+					reply, err := from.Ask(t.Context(), at)
+					if err == nil && (reply.Name != to.Name || !strings.Contains(fmt.Sprint(from.Addrs), reply.Client.Addr().String())) {
+						err = fmt.Errorf("%s saw %s", reply.Name, reply.Client)
+					}
+					if err != nil {
+						return fmt.Errorf("%s to %s, %s %s: %w", from.Name, to.Name, at.Network, at.Addr, err)
+					}
+					return nil
+				})
+			}
+		}
+	}
+	if err := asks.Wait(); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"10.244.2.0/24 via 192.168.244.12 dev eth0", "10.244.3.0/24 via 192.168.245.13 dev fairlead-vx4"} {
+		out, err := l.Nodes[0].Output(t.Context(), "ip", "route")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out, want) {
+			t.Errorf("no route %s:\n%s", want, out)
+		}
+	}
+}
+
+// While fairlead node is killed and started again on both nodes, none of 1,000
+// packets a second between their pods is lost.
+func TestRestartLosesNothing(t *testing.T) {
+	l, pods := routed(t)
+	for _, to := range pods[1:] {
+		for _, addr := range to.Addrs {
+			t.Run(fmt.Sprintf("to %s", addr), func(t *testing.T) {
+				s := newStream(t, pods[0], to, addr)
+				for range 3 {
+					for _, n := range []*lab.Node{l.Nodes[0], to.Node} {
+						s.awaitMore(t, 200)
+						if err := l.RestartAgent(n); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				s.awaitMore(t, 200)
+				s.end(t)
+			})
+		}
+	}
+}
+
+// stream is 1,000 datagrams a second from one pod to another.
+type stream struct {
+	from, to *net.UDPConn
+	stop     context.CancelFunc
+	sent     chan int // how many, when it has ended
+	arrived  int
+}
+
+func newStream(t *testing.T, from, to *lab.Pod, addr netip.Addr) *stream {
+	t.Helper()
+	s := &stream{sent: make(chan int, 1)}
+	at := net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 9999))
+	err := to.NS().Do(func() (err error) {
+		s.to, err = net.ListenUDP("udp", at)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.to.Close() })
+	if err := s.to.SetReadBuffer(4 << 20); err != nil {
+		t.Fatal(err)
+	}
+	err = from.NS().Do(func() (err error) {
+		s.from, err = net.DialUDP("udp", nil, at)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.from.Close() })
+	ctx, stop := context.WithCancel(t.Context())
+	s.stop = stop
+	go s.send(ctx)
+	return s
+}
+
+func (s *stream) send(ctx context.Context) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			s.sent <- n
+			return
+		case <-tick.C:
+		}
+		if _, err := s.from.Write([]byte("datagram")); err != nil {
+			s.sent <- -1
+			return
+		}
+	}
+}
+
+// awaitMore takes in a number of datagrams.
+func (s *stream) awaitMore(t *testing.T, count int) {
+	t.Helper()
+	for range count {
+		if !s.take(t) {
+			t.Fatalf("the stream ends after %d datagrams", s.arrived)
+		}
+	}
+}
+
+// take takes in a datagram, if one comes.
+func (s *stream) take(t *testing.T) bool {
+	t.Helper()
+	if err := s.to.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.to.Read(make([]byte, 64))
+	if err == nil {
+		s.arrived++
+		return true
+	}
+	var timeout net.Error
+	if !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Fatal(err)
+	}
+	return false
+}
+
+// end ends the stream and checks that all that was sent has arrived.
+func (s *stream) end(t *testing.T) {
+	t.Helper()
+	s.stop()
+	sent := <-s.sent
+	for s.arrived < sent && s.take(t) {
+	}
+	if s.arrived != sent {
+		t.Errorf("%d of %d datagrams arrived", s.arrived, sent)
+	}
+}
