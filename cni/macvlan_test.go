@@ -20,7 +20,7 @@ import (
 func newWire(t *testing.T, node *node, addrs ...string) *netns.NS {
 	t.Helper()
 	outside := netns.NewT(t)
-	node.ns.RunT(t, "ip", "link", "add", "eth0", "up", "type", "veth", "peer", "name", "wire0", "netns", outside.Path())
+	node.ns.RunT(t, "ip", "link", "add", "eth0", "up", "address", "02:aa:00:00:00:0f", "type", "veth", "peer", "name", "wire0", "netns", outside.Path())
 	outside.RunT(t, "ip", "link", "set", "wire0", "up")
 	for _, addr := range addrs {
 		outside.RunT(t, "ip", "addr", "add", addr, "dev", "wire0", "nodad")
