@@ -35,7 +35,7 @@ var backends = []string{"", "nftables", "iptables"}
 func filterState(t *testing.T, node *node, backend string) string {
 	t.Helper()
 	if backend == "iptables" {
-		return node.ns.RunT(t, "iptables-save", "-t", "nat") + node.ns.RunT(t, "ip6tables-save", "-t", "nat")
+		return node.ns.RunT(t, "iptables", "-t", "nat", "-S") + node.ns.RunT(t, "ip6tables", "-t", "nat", "-S")
 	}
 	return node.ns.RunT(t, "nft", "list", "ruleset")
 }

@@ -146,10 +146,14 @@ func report(d link.Device, sandbox string) *types100.Interface {
 // it, and reports whether there was a port. The bridge stays, as with the
 // reference plugin: other pods come. The configuration need not be complete, nor
 // one that Add would take.
-func (c *Config) Del(host *link.NS, owner mode.Owner) (bool, error) {
-	forgotten := c.forget(host, owner)
-	found, err := removePort(host, owner)
-	return found, errors.Join(forgotten, err)
+func (c *Config) Del(host *link.NS, owner mode.Owner) (found bool, err error) {
+	err = withFilter(func(f *filter) error {
+		forgotten := c.forget(f, host, owner)
+		var removed error
+		found, removed = removePort(host, owner)
+		return errors.Join(forgotten, removed)
+	})
+	return found, err
 }
 
 func removePort(host *link.NS, owner mode.Owner) (bool, error) {

@@ -44,10 +44,14 @@ func (a *Attachment) checkSource() (step.Undo, error) {
 		return nil, nil
 	}
 	addrs, _ := addresses(a.Result)
-	err := filter(func(c *nft.Conn) error {
-		return c.CheckSource(a.Owner(), PortName(a.ContainerID, a.IfName), a.mac, addrs)
+	undo := func() error {
+		return withFilter(func(f *filter) error { return stopCheck(f, a.Owner()) })
+	}
+	return undo, withFilter(func(f *filter) error {
+		return f.do(func(c *nft.Conn) error {
+			return c.CheckSource(a.Owner(), PortName(a.ContainerID, a.IfName), a.mac, addrs)
+		})
 	})
-	return func() error { return stopCheck(a.Owner()) }, err
 }
 
 // masquerade has what the pod sends leave the node with the node's address. Other
@@ -59,35 +63,39 @@ func (a *Attachment) masquerade() (step.Undo, error) {
 		return nil, nil
 	}
 	spared := append(subnets, a.Config.spared...)
-	undo := func() error { return a.Config.stopMasquerade(a.Owner()) }
-	return undo, a.Config.byBackend(
-		func(c *nft.Conn) error { return c.Masquerade(a.Owner(), addrs, spared) },
-		func() error { return iptables.Masquerade(a.Owner(), addrs, spared) },
-	)
+	undo := func() error {
+		return withFilter(func(f *filter) error { return a.Config.stopMasquerade(f, a.Owner()) })
+	}
+	return undo, withFilter(func(f *filter) error {
+		return a.Config.byBackend(f,
+			func(c *nft.Conn) error { return c.Masquerade(a.Owner(), addrs, spared) },
+			func() error { return iptables.Masquerade(a.Owner(), addrs, spared) },
+		)
+	})
 }
 
 // byBackend does with nftables or iptables what the configuration wants done
 // with either.
-func (c *Config) byBackend(byNFTables func(*nft.Conn) error, byIPTables func() error) error {
+func (c *Config) byBackend(f *filter, byNFTables func(*nft.Conn) error, byIPTables func() error) error {
 	if c.IPMasqBackend == withIPTables {
 		return byIPTables()
 	}
-	err := filter(byNFTables)
+	err := f.do(byNFTables)
 	if errors.Is(err, nft.ErrUnsupported) && c.IPMasqBackend == "" {
 		return byIPTables()
 	}
 	return err
 }
 
-func (c *Config) stopMasquerade(owner mode.Owner) error {
-	return supported(c.byBackend(
+func (c *Config) stopMasquerade(f *filter, owner mode.Owner) error {
+	return supported(c.byBackend(f,
 		func(conn *nft.Conn) error { return conn.StopMasquerade(owner) },
 		func() error { return iptables.Stop(owner) },
 	))
 }
 
-func stopCheck(owner mode.Owner) error {
-	return supported(filter(func(c *nft.Conn) error { return c.StopCheck(owner) }))
+func stopCheck(f *filter, owner mode.Owner) error {
+	return supported(f.do(func(c *nft.Conn) error { return c.StopCheck(owner) }))
 }
 
 // supported is err, but none where there is nothing to remove because the kernel
@@ -99,28 +107,46 @@ func supported(err error) error {
 	return err
 }
 
-func filter(f func(*nft.Conn) error) error {
-	conn, err := nft.Open()
-	if err != nil {
-		return err
+// filter is nftables, opened when it is first needed.
+type filter struct{ conn *nft.Conn }
+
+func (f *filter) do(change func(*nft.Conn) error) error {
+	if f.conn == nil {
+		conn, err := nft.Open()
+		if err != nil {
+			return err
+		}
+		f.conn = conn
 	}
-	defer conn.Close()
-	return f(conn)
+	return change(f.conn)
+}
+
+// withFilter closes what do opened.
+func withFilter(do func(*filter) error) error {
+	var f filter
+	defer f.close()
+	return do(&f)
+}
+
+func (f *filter) close() {
+	if f.conn != nil {
+		f.conn.Close()
+	}
 }
 
 // forget takes a pod out of the packet filter. A pod whose source is checked is
 // cut off first, so that there is no moment in which it is not.
 //
-// This is before the pod's interface goes, though order does not ask for it: the
-// kernel frees elements and interfaces after waits that are long (see nft.Open)
-// and here pass at the same time.
-func (c *Config) forget(host *link.NS, owner mode.Owner) error {
+// This is before the pod's interface goes, and f is closed after that: the kernel
+// waits long before it frees elements (see nft.Open) and interfaces, and this way
+// for both at the same time.
+func (c *Config) forget(f *filter, host *link.NS, owner mode.Owner) error {
 	var failed []error
 	if c.IPMasq {
-		failed = append(failed, c.stopMasquerade(owner))
+		failed = append(failed, c.stopMasquerade(f, owner))
 	}
 	if c.MACSpoofChk {
-		failed = append(failed, cutOff(host, owner), stopCheck(owner))
+		failed = append(failed, cutOff(host, owner), stopCheck(f, owner))
 	}
 	return errors.Join(failed...)
 }

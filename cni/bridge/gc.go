@@ -31,7 +31,9 @@ func (c *Config) GC(host *link.NS, network string, keep []mode.Owner) error {
 }
 
 func (c *Config) collectFilter(network string, keep []mode.Owner) error {
-	collected := filter(func(conn *nft.Conn) error { return conn.Collect(network, keep) })
+	collected := withFilter(func(f *filter) error {
+		return f.do(func(conn *nft.Conn) error { return conn.Collect(network, keep) })
+	})
 	if c.IPMasqBackend == withIPTables || errors.Is(collected, nft.ErrUnsupported) && c.IPMasq {
 		return errors.Join(supported(collected), iptables.Collect(network, keep))
 	}
