@@ -30,6 +30,10 @@ func nodeAddresses(n int, on lan) addresses {
 	}
 }
 
+// Gateway is the address, of IPv4, that the underlay's namespace has for the
+// nodes of the first link.
+func Gateway() netip.Addr { return lan(0).gateways()[0].Addr() }
+
 // gateways are the addresses of the link's switch.
 func (l lan) gateways() [2]netip.Prefix { return l.addresses(1) }
 

@@ -40,6 +40,11 @@ type Options struct {
 	Mode   string // the proxies' --mode; "" is iptables
 	Routed bool   // the last node is on a link of its own, behind a router
 	BinDir string // where fairlead, fairlead-cni and fairlead-lab are
+	// Source starts what the proxies learn of the cluster from, in place of the
+	// directories that Apply writes to, and returns the proxies' flags for it. It
+	// is called with the namespace of the underlay, whose address is Gateway. What
+	// it starts there ends with the lab.
+	Source func(ctx context.Context, underlay *netns.NS) (flags []string, err error)
 	// Keep: the lab outlives the process that builds it, once that has called
 	// (*Lab).Keep, until somebody calls Remove.
 	Keep bool
@@ -94,13 +99,23 @@ func (l *Lab) build(ctx context.Context) error {
 			return fmt.Errorf("build %s: %w", nodeName(i+1), err)
 		}
 	}
-	if err := l.Apply(nodeObjects(l.Nodes)...); err != nil {
-		return err
+	for _, o := range l.NodeObjects() {
+		if err := l.Apply(o); err != nil {
+			return err
+		}
 	}
 	if err := l.startAgents(ctx); err != nil {
 		return err
 	}
-	return l.startProxies()
+	source := func(n *Node) []string { return []string{"--manifests", n.Manifests()} }
+	if l.opts.Source != nil {
+		flags, err := l.opts.Source(ctx, l.underlay)
+		if err != nil {
+			return fmt.Errorf("start the proxies' source: %w", err)
+		}
+		source = func(*Node) []string { return flags }
+	}
+	return l.startProxies(source)
 }
 
 // Close ends the lab's processes and removes everything it owns.

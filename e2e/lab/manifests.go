@@ -60,10 +60,10 @@ func manifestName(o Object) string {
 	return strings.ToLower(strings.Join(parts, "-")) + ".yaml"
 }
 
-// nodeObjects are the nodes as Kubernetes knows them.
-func nodeObjects(nodes []*Node) []Object {
-	var objects []Object
-	for _, n := range nodes {
+// NodeObjects are the nodes as Kubernetes knows them.
+func (l *Lab) NodeObjects() []*corev1.Node {
+	var objects []*corev1.Node
+	for _, n := range l.Nodes {
 		o := &corev1.Node{
 			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
 			ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: map[string]string{corev1.LabelHostname: n.Name}},

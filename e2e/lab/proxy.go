@@ -8,25 +8,32 @@ import (
 	"path/filepath"
 )
 
-// startProxies starts the program under test on each node.
-func (l *Lab) startProxies() error {
+// startProxies starts the program under test on each node. source has a node's
+// flags for where objects come from.
+func (l *Lab) startProxies(source func(*Node) []string) error {
 	for _, n := range l.Nodes {
-		if err := n.startProxy(l.opts); err != nil {
+		if err := n.startProxy(l.opts, source(n)); err != nil {
 			return fmt.Errorf("start proxy of %s: %w", n.Name, err)
 		}
 	}
 	return l.save()
 }
 
-func (n *Node) startProxy(opts Options) error {
-	cmd := exec.Command(filepath.Join(opts.BinDir, proxyProgram), "proxy",
-		"--manifests", n.Manifests(), "--mode", opts.Mode, "--node-name", n.Name)
+func (n *Node) startProxy(opts Options, source []string) error {
+	args := append([]string{"proxy", "--mode", opts.Mode, "--node-name", n.Name}, source...)
+	cmd := exec.Command(filepath.Join(opts.BinDir, proxyProgram), args...)
 	// Nodes share the file system but not their rules: one lock for all would
 	// make them wait for each other.
 	cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(n.dir.node(n.Name), "xtables.lock"))
 	var err error
 	n.proxy, err = start(n.ns, cmd, n.dir.log(n.Name, "proxy"), opts.Keep)
 	return err
+}
+
+// ProxyLog is what the node's proxy has logged.
+func (n *Node) ProxyLog() (string, error) {
+	text, err := os.ReadFile(n.proxy.log)
+	return string(text), err
 }
 
 // proxyEnded says that the proxy of a node runs no more, and what it said last.

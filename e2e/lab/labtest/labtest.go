@@ -36,7 +36,7 @@ func (p *Programs) Run(m *testing.M) (code int) {
 }
 
 // Dir is the directory in which the programs are.
-func (p *Programs) Dir(t *testing.T) string {
+func (p *Programs) Dir(t testing.TB) string {
 	t.Helper()
 	p.once.Do(func() { p.dir, p.err = build() })
 	if p.err != nil {
