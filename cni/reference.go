@@ -2,12 +2,11 @@ package cni
 
 import "encoding/json"
 
-// bridgeKeys and macvlanKeys are the keys that only one of the reference plugins
-// has.
+// bridgeKeys and macvlanKeys are the keys that only one mode has.
 var (
 	bridgeKeys = []string{
-		"bridge", "isGateway", "isDefaultGateway", "forceAddress", "ipMasq", "ipMasqBackend", "hairpinMode", "promiscMode",
-		"vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "enabledad", "disableContainerInterface", "portIsolation",
+		"bridge", "isGateway", "isDefaultGateway", "forceAddress", "ipMasq", "ipMasqBackend", "nonMasqueradeCIDRs",
+		"hairpinMode", "promiscMode", "vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "enabledad", "disableContainerInterface", "portIsolation",
 	}
 	macvlanKeys = []string{"master", "macvlanMode", "linkInContainer", "bcqueuelen"}
 )
