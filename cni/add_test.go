@@ -48,6 +48,11 @@ func TestAddResult(t *testing.T) {
 		"bridge-name": {conf: func(t *testing.T) network { return newNetwork(t, v4).with("bridge", "mybr0") }},
 		"mtu":         {conf: func(t *testing.T) network { return newNetwork(t, v4).with("mtu", 1400) }},
 		"hairpin":     {conf: func(t *testing.T) network { return newNetwork(t, v4).with("hairpinMode", true) }},
+		"isolation":   {conf: func(t *testing.T) network { return newNetwork(t, v4).with("portIsolation", true) }},
+		"masquerade":  {conf: func(t *testing.T) network { return newNetwork(t, v4, v6).with("ipMasq", true) }},
+		"macspoofchk": {conf: func(t *testing.T) network { return newNetwork(t, v4).with("macspoofchk", true) }},
+		"enabledad":   {conf: func(t *testing.T) network { return newNetwork(t, v4, v6).with("enabledad", true) }},
+		"disabled":    {conf: func(t *testing.T) network { return newNetwork(t).with("disableContainerInterface", true) }},
 		"promisc":     {conf: func(t *testing.T) network { return newNetwork(t, v4).with("promiscMode", true) }},
 		"mac-capability": {
 			conf: func(t *testing.T) network {

@@ -89,7 +89,7 @@ func (a *attachment) checkInterface(device link.Device) ([]string, error) {
 	if mac := a.Result.Interfaces[i].Mac; mac != "" && mac != device.MAC.String() {
 		differences = append(differences, fmt.Sprintf("hardware address of %s is %s, not %s", device.Name, device.MAC, mac))
 	}
-	if !device.Up {
+	if !device.Up && !a.conf.DisableContainerInterface {
 		differences = append(differences, fmt.Sprintf("interface %s is down", device.Name))
 	}
 	addresses, err := a.checkAddresses(device)

@@ -17,9 +17,15 @@ import (
 // document is a network's configuration as it comes in: the keys that mean the
 // same in every mode.
 type document struct {
-	Name       string          `json:"name"`
-	Mode       string          `json:"mode"`
-	IPAM       ipamSection     `json:"ipam"`
+	Name string      `json:"name"`
+	Mode string      `json:"mode"`
+	IPAM ipamSection `json:"ipam"`
+	// EnableDAD has the kernel make sure that no other host has the pod's IPv6
+	// addresses, and ADD wait for that.
+	EnableDAD bool `json:"enabledad"`
+	// DisableContainerInterface leaves the pod's interface down.
+	DisableContainerInterface bool `json:"disableContainerInterface"`
+
 	DNS        types.DNS       `json:"dns"`
 	PrevResult json.RawMessage `json:"prevResult"`
 	Args       struct {
@@ -58,6 +64,9 @@ func load(args *skel.CmdArgs) (config, error) {
 	plugin, err := conf.IPAM.plugin()
 	if err != nil {
 		return config{}, err
+	}
+	if conf.DisableContainerInterface && plugin != "" {
+		return config{}, invalid("disableContainerInterface: true is not allowed together with ipam: an interface that is down has no use for addresses")
 	}
 	if conf.ipam, err = newIPAM(plugin, args.Path); err != nil {
 		return config{}, err

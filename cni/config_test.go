@@ -10,10 +10,7 @@ import (
 // TestConfigurationIsRefused has values that are not allowed. Each error names
 // the field, the value and what is allowed, and nothing is changed.
 func TestConfigurationIsRefused(t *testing.T) {
-	const (
-		invalid     = types.ErrInvalidNetworkConfig
-		unsupported = types.ErrUnsupportedField
-	)
+	const invalid = types.ErrInvalidNetworkConfig
 	tests := map[string]struct {
 		keys     string // JSON
 		args     string
@@ -43,8 +40,7 @@ func TestConfigurationIsRefused(t *testing.T) {
 		"unknown argument":     {args: "FOO=bar", wantCode: types.ErrInvalidEnvironmentVariables, want: `CNI_ARGS: "FOO=bar": ARGS: unknown args ["FOO=bar"]`},
 		"broken argument":      {args: "MAC", wantCode: types.ErrInvalidEnvironmentVariables, want: `CNI_ARGS: "MAC": ARGS: invalid pair "MAC"`},
 
-		"enabledad":                 {keys: `{"enabledad": true}`, wantCode: unsupported, want: `enabledad: true is not supported yet: only false is allowed`},
-		"disableContainerInterface": {keys: `{"disableContainerInterface": true}`, wantCode: unsupported, want: `disableContainerInterface: true is not supported yet: only false is allowed`},
+		"disableContainerInterface": {keys: `{"disableContainerInterface": true, "ipam": {"type": "fairlead-ipam"}}`, wantCode: invalid, want: `disableContainerInterface: true is not allowed together with ipam: an interface that is down has no use for addresses`},
 		"vlan of wrong type":        {keys: `{"vlan": "100"}`, wantCode: invalid, want: `vlan: a JSON string is not allowed: it must be a whole number`},
 		"vlan too large":            {keys: `{"vlan": 4095}`, wantCode: invalid, want: `vlan: 4095 is out of range: 0 (no VLAN) to 4094 is allowed`},
 		"vlan negative":             {keys: `{"vlan": -1}`, wantCode: invalid, want: `vlan: -1 is out of range: 0 (no VLAN) to 4094 is allowed`},

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -15,6 +16,9 @@ import (
 // configure gives the pod's interface its addresses and routes and sets it up.
 // There is nothing to undo: all of it goes with the interface.
 func (a *attachment) configure() (step.Undo, error) {
+	if a.conf.DisableContainerInterface {
+		return nil, nil
+	}
 	device, err := a.Pod.Device(a.IfName)
 	if err != nil {
 		return nil, err
@@ -25,12 +29,7 @@ func (a *attachment) configure() (step.Undo, error) {
 	if err := a.Pod.SetSysctls(a.sysctls()...); err != nil {
 		return nil, err
 	}
-	for _, ip := range a.Result.IPs {
-		if err := a.Pod.AddAddress(device, prefix(ip.Address)); err != nil {
-			return nil, err
-		}
-	}
-	if err := a.Pod.SetUp(device); err != nil {
+	if err := a.addAddresses(device); err != nil {
 		return nil, err
 	}
 	for _, r := range a.Result.Routes {
@@ -41,15 +40,41 @@ func (a *attachment) configure() (step.Undo, error) {
 	return nil, nil
 }
 
+// uniqueLimit is how long detection of duplicates may take: a second or two for
+// all addresses together.
+const uniqueLimit = 10 * time.Second
+
+// addAddresses gives the interface its addresses and sets it up. Addresses that
+// are there before it is up are announced when it comes up.
+func (a *attachment) addAddresses(device link.Device) error {
+	add := a.Pod.AddAddress
+	if a.conf.EnableDAD {
+		add = a.Pod.AddUniqueAddress
+	}
+	for _, ip := range a.Result.IPs {
+		if err := add(device, prefix(ip.Address)); err != nil {
+			return err
+		}
+	}
+	if err := a.Pod.SetUp(device); err != nil || !a.conf.EnableDAD {
+		return err
+	}
+	return a.Pod.WaitUnique(device, uniqueLimit)
+}
+
 // sysctls are the reference plugin's, and ndisc_notify, which is to IPv6 what
-// arp_notify is to IPv4 (see link.Announce). accept_dad spares the link-local
-// address, which is not IPAM's, the second that duplicate detection takes.
+// arp_notify is to IPv4 (see link.Announce). Without enabledad accept_dad spares
+// the link-local address, which is not IPAM's, the second that detection of
+// duplicates takes.
 func (a *attachment) sysctls() []link.Sysctl {
 	v4 := "net/ipv4/conf/" + a.IfName + "/"
 	v6 := "net/ipv6/conf/" + a.IfName + "/"
 	values := []link.Sysctl{
 		{Path: v4 + "arp_notify", Value: "1"},
 		{Path: v6 + "accept_dad", Value: "0"},
+	}
+	if a.conf.EnableDAD {
+		values = append(values, link.Sysctl{Path: v6 + "accept_dad", Value: "1"}, link.Sysctl{Path: v6 + "enhanced_dad", Value: "1"})
 	}
 	if a.hasIPv6() {
 		values = append(values,

@@ -109,7 +109,7 @@ func (a *Attachment) Add() (step.Undo, error) {
 // forwards what comes from it, tells the neighbours whose address it has, and
 // reports the interfaces as they are now.
 func (a *Attachment) Settle() error {
-	port, err := a.Host.WaitRunning(PortName(a.ContainerID, a.IfName), portLimit)
+	port, err := a.settledPort()
 	if err != nil {
 		return err
 	}
@@ -136,6 +136,15 @@ func (a *Attachment) Settle() error {
 		a.Result.Interfaces = append(a.Result.Interfaces, report(a.gateway, ""))
 	}
 	return nil
+}
+
+// settledPort is the port as it stays.
+func (a *Attachment) settledPort() (link.Device, error) {
+	name := PortName(a.ContainerID, a.IfName)
+	if a.Config.DisableContainerInterface {
+		return a.Host.Device(name)
+	}
+	return a.Host.WaitRunning(name, portLimit)
 }
 
 func report(d link.Device, sandbox string) *types100.Interface {

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 
@@ -32,11 +31,9 @@ type Config struct {
 	IPMasqBackend      string   `json:"ipMasqBackend"`      // "nftables", "iptables"; "": the first that the kernel has
 	NonMasqueradeCIDRs []string `json:"nonMasqueradeCIDRs"` // except to these, and to the pod's own subnets
 
-	spared []netip.Prefix // NonMasqueradeCIDRs
+	DisableContainerInterface bool `json:"disableContainerInterface"` // the pod's end stays down, and the port with it
 
-	// Keys of the reference plugin that are not served yet.
-	EnableDAD                 bool `json:"enabledad"`
-	DisableContainerInterface bool `json:"disableContainerInterface"`
+	spared []netip.Prefix // NonMasqueradeCIDRs
 }
 
 const (
@@ -65,41 +62,7 @@ func (c *Config) Complete() error {
 	if err := c.checkVLANs(); err != nil {
 		return err
 	}
-	if err := c.completeMasquerade(); err != nil {
-		return err
-	}
-	return c.refuseUnsupported()
-}
-
-// refuseUnsupported reports the first key that is set to something that is not
-// served: a network that does less than its configuration says is worse than
-// none.
-func (c *Config) refuseUnsupported() error {
-	keys := []struct {
-		set     bool
-		name    string
-		value   any
-		allowed string
-	}{
-		{c.EnableDAD, "enabledad", c.EnableDAD, "false"},
-		{c.DisableContainerInterface, "disableContainerInterface", c.DisableContainerInterface, "false"},
-	}
-	for _, key := range keys {
-		if key.set {
-			return types.NewError(types.ErrUnsupportedField,
-				fmt.Sprintf("%s: %s is not supported yet: only %s is allowed", key.name, asJSON(key.value), key.allowed), "")
-		}
-	}
-	return nil
-}
-
-// asJSON is a value as the configuration has it.
-func asJSON(v any) string {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Sprint(v)
-	}
-	return string(text)
+	return c.completeMasquerade()
 }
 
 func invalid(format string, args ...any) error {

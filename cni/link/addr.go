@@ -43,8 +43,18 @@ func (ns *NS) AddAddress(d Device, addr netip.Prefix) error {
 	if addr.Addr().Is6() {
 		new.Flags = unix.IFA_F_NODAD
 	}
+	return ns.addAddress(d, new)
+}
+
+// AddUniqueAddress is AddAddress, but an IPv6 address is not usable before
+// WaitUnique.
+func (ns *NS) AddUniqueAddress(d Device, addr netip.Prefix) error {
+	return ns.addAddress(d, &netlink.Addr{IPNet: ipNet(addr)})
+}
+
+func (ns *NS) addAddress(d Device, new *netlink.Addr) error {
 	if err := ns.netlink.AddrAdd(d.link(), new); err != nil {
-		return fmt.Errorf("add address %s to %s: %w", addr, d.Name, err)
+		return fmt.Errorf("add address %s to %s: %w", new.IPNet, d.Name, err)
 	}
 	return nil
 }
