@@ -75,7 +75,7 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return usageError{fmt.Errorf("--manifests: %w", err)}
 	}
 	defer func() { _ = source.Close() }()
-	if err := n.open(f.masquerade); err != nil {
+	if err := n.open(ctx, f.masquerade); err != nil {
 		return err
 	}
 	defer n.kernel.Close()

@@ -25,6 +25,7 @@ type nodeLoop struct {
 	notMasquerade []netip.Prefix
 	kernel        *cninode.Kernel
 	table         masquerade.Table // nil: nothing is masqueraded
+	lost          <-chan struct{}  // tells that somebody may have removed the table
 	installer     *nodeInstaller
 	health        nodeHealth
 	log           *slog.Logger
@@ -35,22 +36,28 @@ type nodeLoop struct {
 }
 
 // open opens the kernel of the network namespace of the calling thread.
-func (l *nodeLoop) open(how string) error {
+func (l *nodeLoop) open(ctx context.Context, how string) error {
 	var err error
-	switch how {
-	case "none":
-	case "nftables":
-		l.table, err = masquerade.OpenNFTables()
-	case "iptables":
-		l.table, err = masquerade.OpenIPTables()
-	default:
-		l.table, err = masquerade.Open()
-	}
-	if err != nil {
-		return err
+	if how != "none" {
+		if l.table, err = openTable(how); err != nil {
+			return err
+		}
+		if l.lost, err = l.table.Lost(ctx); err != nil {
+			return err
+		}
 	}
 	l.kernel, err = cninode.Open()
 	return err
+}
+
+func openTable(how string) (masquerade.Table, error) {
+	switch how {
+	case "nftables":
+		return masquerade.OpenNFTables()
+	case "iptables":
+		return masquerade.OpenIPTables()
+	}
+	return masquerade.Open()
 }
 
 // After a failure the next try waits nodeRetryMin, and twice as long with each
@@ -65,31 +72,45 @@ const (
 func (l *nodeLoop) run(ctx context.Context, source proxy.Source) error {
 	cluster := follow(ctx, source)
 	var retry time.Duration
-	var again <-chan time.Time // when to try again what failed
+	var again <-chan time.Time // when to try again what failed; nil: nothing did
 	for {
-		select {
-		case <-ctx.Done():
+		due, err := l.wait(ctx, cluster, again)
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		case n := <-cluster:
-			if n.err != nil {
-				return n.err
-			}
-			l.note(n.news)
-		case n, ok := <-l.kernel.News():
-			if !ok {
-				return fmt.Errorf("listen to news of the kernel: the socket is closed")
-			}
-			if changed := l.noteKernel(n); !changed || again != nil || l.members == nil {
-				continue
-			}
-		case <-again:
-		}
-		if l.sync() {
-			retry, again = 0, nil
+		case err != nil:
+			return err
+		case !due:
 			continue
+		case l.sync():
+			retry, again = 0, nil
+		default:
+			retry = min(max(2*retry, nodeRetryMin), nodeRetryMax)
+			again = time.After(retry)
 		}
-		retry = min(max(2*retry, nodeRetryMin), nodeRetryMax)
-		again = time.After(retry)
+	}
+}
+
+// wait waits for news, takes it in, and says whether there may be something to do.
+func (l *nodeLoop) wait(ctx context.Context, cluster <-chan clusterNews, again <-chan time.Time) (due bool, err error) {
+	held := again != nil || l.members == nil
+	select {
+	case <-ctx.Done():
+		return false, nil
+	case n := <-cluster:
+		if n.err == nil {
+			l.note(n.news)
+		}
+		return true, n.err
+	case n, ok := <-l.kernel.News():
+		if !ok {
+			return false, errors.New("listen to news of the kernel: the socket is closed")
+		}
+		return l.noteKernel(n) && !held, nil
+	case <-l.lost:
+		return !held, nil
+	case <-again:
+		return true, nil
 	}
 }
 

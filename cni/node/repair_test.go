@@ -135,11 +135,22 @@ func TestMembersChange(t *testing.T) {
 	moved, readded := nodeC, nodeB
 	moved.Addrs = addrs("10.9.0.4", "fd09::4")
 	readded.PodCIDRs = cidrs("10.244.22.0/24", "fd00:244:22::/64")
-	steps := [][]Member{
-		{nodeB}, {nodeB, nodeC}, {nodeB, moved}, {readded, moved}, {readded}, {nodeC}, nil,
+	steps := []struct {
+		others  []Member
+		routing Routing
+	}{
+		{[]Member{nodeB}, Auto},
+		{[]Member{nodeB, nodeC}, Auto},
+		{[]Member{nodeB, moved}, Auto},
+		{[]Member{readded, moved}, Auto},
+		{[]Member{readded, moved}, VXLAN},
+		{[]Member{readded, moved}, Auto},
+		{[]Member{readded}, Direct},
+		{[]Member{nodeC}, Auto},
+		{nil, Auto},
 	}
-	for _, others := range steps {
-		plan := a.sync(t, others, testOptions)
+	for _, step := range steps {
+		plan := a.sync(t, step.others, Options{Routing: step.routing, VNI: 7, Port: 4789})
 		want := newState()
 		maps.Insert(want.tunnels, plan.tunnels())
 		maps.Insert(want.neighbours, plan.neighbours())
@@ -153,7 +164,7 @@ func TestMembersChange(t *testing.T) {
 		if diff := cmp.Diff(want, fresh.have, cmp.AllowUnexported(state{}, neighbourKey{}, forwardKey{}, routeKey{}, hop{}),
 			cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 			cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
-			t.Errorf("others %v: the kernel differs from the plan (-plan +kernel):\n%s", others, diff)
+			t.Errorf("%+v: the kernel differs from the plan (-plan +kernel):\n%s", step, diff)
 		}
 	}
 	if got := a.dump(t); got != nothing {

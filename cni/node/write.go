@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"net"
 	"net/netip"
 
@@ -70,8 +69,10 @@ func remove[K, V comparable](w *writer, want iter.Seq2[K, V], have map[K]V, unwr
 	if count == len(have) && len(w.errs) == 0 {
 		return
 	}
-	wanted := make(map[K]V, count)
-	maps.Insert(wanted, want)
+	wanted := make(map[K]struct{}, count)
+	for key := range want {
+		wanted[key] = struct{}{}
+	}
 	for key, value := range have {
 		if _, ok := wanted[key]; !ok && w.did(unwrite(key, value)) {
 			delete(have, key)

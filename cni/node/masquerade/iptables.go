@@ -2,6 +2,7 @@ package masquerade
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -29,6 +30,9 @@ func OpenIPTables() (*IPTables, error) {
 }
 
 func (t *IPTables) String() string { return "iptables" }
+
+// Lost implements Table. Of iptables the kernel tells nothing.
+func (t *IPTables) Lost(context.Context) (<-chan struct{}, error) { return nil, nil }
 
 // Sync implements Table.
 func (t *IPTables) Sync(want Ranges) error {

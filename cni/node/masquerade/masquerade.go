@@ -10,6 +10,7 @@
 package masquerade
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -91,6 +92,9 @@ type Table interface {
 	// the last time. The first time, and after an error, it writes all. Ranges
 	// without pods leave nothing.
 	Sync(Ranges) error
+	// Lost tells, until ctx ends, that somebody may have removed the rules; the
+	// next Sync looks. A nil channel never tells. It is called once.
+	Lost(ctx context.Context) (<-chan struct{}, error)
 	fmt.Stringer
 }
 

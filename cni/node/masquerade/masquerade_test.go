@@ -218,3 +218,25 @@ func TestNFTablesChanges(t *testing.T) {
 		t.Errorf("elements:\n%s", got)
 	}
 }
+
+// A firewall that is loaded anew takes all tables with it; ours come back.
+func TestNFTablesLost(t *testing.T) {
+	w := newWorld(t)
+	table := w.open(t, func() (Table, error) { return OpenNFTables() })
+	var lost <-chan struct{}
+	if err := w.node.Do(func() (err error) { lost, err = table.Lost(t.Context()); return err }); err != nil {
+		t.Fatal(err)
+	}
+	ranges := NewRanges(prefixes("10.244.1.0/24"), prefixes("10.0.0.2/32"))
+	w.sync(t, table, ranges)
+	w.node.RunT(t, "nft", "flush", "ruleset")
+	select {
+	case <-lost:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing is told")
+	}
+	w.sync(t, table, ranges)
+	if got := w.saw(t, "tcp", "198.51.100.2"); got != "10.0.0.1" {
+		t.Errorf("the server saw %s, want 10.0.0.1", got)
+	}
+}

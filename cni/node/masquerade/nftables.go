@@ -1,10 +1,12 @@
 package masquerade
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -28,7 +30,9 @@ import (
 type NFTables struct {
 	conn  *nftables.Conn
 	have  Ranges
-	known bool // have is what the kernel has
+	known bool // have is what the kernel has, unless suspect
+
+	suspect atomic.Bool // somebody has removed a table; it may be ours
 }
 
 const nftName = "fairlead-node"
@@ -53,8 +57,65 @@ func OpenNFTables() (*NFTables, error) {
 
 func (n *NFTables) String() string { return "nftables" }
 
+// Lost implements Table. Firewalls begin by removing every table there is (flush
+// ruleset), also when they are loaded anew.
+func (n *NFTables) Lost(ctx context.Context) (<-chan struct{}, error) {
+	news, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
+	if err != nil {
+		return nil, fmt.Errorf("listen to news of nftables: %w", err)
+	}
+	context.AfterFunc(ctx, func() { _ = news.Close() })
+	lost := make(chan struct{}, 1)
+	go n.listen(news, lost)
+	return lost, nil
+}
+
+// listen passes on that a table was removed, until news is closed.
+func (n *NFTables) listen(news *netlink.Conn, lost chan<- struct{}) {
+	for {
+		messages, err := news.Receive()
+		overrun := errors.Is(err, unix.ENOBUFS) // anything may be among what is lost
+		if err != nil && !overrun {
+			return
+		}
+		if !overrun && !slices.ContainsFunc(messages, removesTable) {
+			continue
+		}
+		n.suspect.Store(true)
+		select {
+		case lost <- struct{}{}:
+		default: // it is told already
+		}
+	}
+}
+
+func removesTable(m netlink.Message) bool {
+	return m.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE
+}
+
+// look finds out whether our tables are still there, if there is a doubt.
+func (n *NFTables) look() error {
+	if !n.suspect.Swap(false) {
+		return nil
+	}
+	for _, is6 := range []bool{false, true} {
+		t := newNFTable(is6)
+		tables, err := n.conn.ListTablesOfFamily(t.Family)
+		if err != nil {
+			n.suspect.Store(true)
+			return fmt.Errorf("list tables of nftables: %w", err)
+		}
+		is := slices.ContainsFunc(tables, func(other *nftables.Table) bool { return other.Name == nftName })
+		n.known = n.known && is == (len(n.have.of(is6).Pods) > 0)
+	}
+	return nil
+}
+
 // Sync implements Table.
 func (n *NFTables) Sync(want Ranges) error {
+	if err := n.look(); err != nil {
+		return err
+	}
 	if n.known && n.have.Equal(want) {
 		return nil
 	}
