@@ -116,19 +116,22 @@ func (m *maker) connect(f family) {
 		return
 	}
 	m.plan.Routes = slices.Grow(m.plan.Routes, 2*len(claims))
-	way := way{family: f, local: local, tunnelMTU: device.MTU - f.overhead}
+	way := way{family: f, local: local, mtu: device.MTU}
 	for _, c := range m.settle(f, claims) {
 		m.reach(&way, c)
 	}
-	mtu := device.MTU
 	if way.tunnelled {
-		mtu = way.tunnelMTU
+		way.mtu -= f.overhead
 		m.addTunnel(way)
 	}
-	if m.plan.MTU == 0 || mtu < m.plan.MTU {
-		m.plan.MTU = mtu
+	// An address on the loopback device has none but its paths' MTU.
+	if way.mtu <= maxMTU && (m.plan.MTU == 0 || way.mtu < m.plan.MTU) {
+		m.plan.MTU = way.mtu
 	}
 }
+
+// maxMTU is the largest that a device other than the loopback one has (IP_MAX_MTU).
+const maxMTU = 65535
 
 func orNone(a netip.Addr) string {
 	if !a.IsValid() {
@@ -141,7 +144,7 @@ func orNone(a netip.Addr) string {
 type way struct {
 	family
 	local     netip.Addr
-	tunnelMTU int
+	mtu       int  // the smallest of the paths'
 	tunnelled bool // some node is behind a tunnel
 }
 
@@ -152,18 +155,27 @@ func (m *maker) reach(w *way, c claim) {
 		m.problem(c.name, "it has no %s address: its pods %s are not reached", w.name, c.cidr)
 		return
 	}
-	device, onLink := m.underlay.onLink(remote)
+	path := m.underlay.path(remote)
 	owner, taken := m.at[remote]
 	m.at[remote] = c.name
 	switch {
 	case taken:
 		m.problem(c.name, "its address %s is that of node %s: its pods %s are not reached", remote, owner, c.cidr)
-	case onLink && m.options.Routing != VXLAN:
-		m.plan.Routes = append(m.plan.Routes, Route{mainTable, c.cidr, remote, device.Name, w.local})
+	case path.OnLink && m.options.Routing != VXLAN:
+		w.fit(path)
+		m.plan.Routes = append(m.plan.Routes, Route{mainTable, c.cidr, remote, path.Name, w.local})
 	case m.options.Routing == Direct:
 		m.problem(c.name, "its address %s is not on the link, and routing is %s: its pods %s are not reached", remote, Direct, c.cidr)
 	default:
+		w.fit(path)
 		m.tunnelTo(w, c.cidr, remote)
+	}
+}
+
+// fit makes room for a path.
+func (w *way) fit(p Path) {
+	if p.MTU > 0 {
+		w.mtu = min(w.mtu, p.MTU)
 	}
 }
 
@@ -185,7 +197,7 @@ func (m *maker) addTunnel(w way) {
 		VNI:   m.options.VNI,
 		Port:  m.options.Port,
 		MAC:   macOf(w.local),
-		MTU:   w.tunnelMTU,
+		MTU:   w.mtu,
 	})
 	if own := m.self.podCIDR(w.family); own.IsValid() {
 		m.plan.Rules = append(m.plan.Rules, Rule{own})

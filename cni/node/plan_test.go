@@ -41,13 +41,13 @@ func testUnderlay() *Underlay {
 	eth0 := Device{"eth0", 1500}
 	return &Underlay{
 		Addrs: map[netip.Addr]Device{nodeA.Addrs[0]: eth0, nodeA.Addrs[1]: eth0},
-		Routes: map[netip.Prefix]Device{
-			netip.MustParsePrefix("0.0.0.0/0"):       {},
-			netip.MustParsePrefix("::/0"):            {},
-			netip.MustParsePrefix("10.0.0.0/24"):     eth0,
-			netip.MustParsePrefix("fd00::/64"):       eth0,
-			netip.MustParsePrefix("10.244.1.0/24"):   {"cni0", 1500},
-			netip.MustParsePrefix("fd00:244:1::/64"): {"cni0", 1500},
+		Routes: map[netip.Prefix]Path{
+			netip.MustParsePrefix("0.0.0.0/0"):       {eth0, false},
+			netip.MustParsePrefix("::/0"):            {eth0, false},
+			netip.MustParsePrefix("10.0.0.0/24"):     {eth0, true},
+			netip.MustParsePrefix("fd00::/64"):       {eth0, true},
+			netip.MustParsePrefix("10.244.1.0/24"):   {Device{"cni0", 1500}, true},
+			netip.MustParsePrefix("fd00:244:1::/64"): {Device{"cni0", 1500}, true},
 		},
 	}
 }
@@ -69,8 +69,32 @@ func TestMake(t *testing.T) {
 			name:   "longest prefix counts",
 			others: []Member{nodeB},
 			underlay: func(u *Underlay) {
-				u.Routes[netip.MustParsePrefix("10.0.0.2/32")] = Device{}
-				u.Routes[netip.MustParsePrefix("0.0.0.0/0")] = Device{"ppp0", 1492}
+				u.Routes[netip.MustParsePrefix("10.0.0.2/32")] = Path{Device{"eth0", 1500}, false}
+				u.Routes[netip.MustParsePrefix("0.0.0.0/0")] = Path{Device{"ppp0", 1492}, true}
+			},
+		},
+		{
+			name:   "the default route has no gateway",
+			others: []Member{nodeC},
+			underlay: func(u *Underlay) {
+				u.Routes[netip.MustParsePrefix("0.0.0.0/0")] = Path{Device{"ppp0", 1400}, true}
+			},
+		},
+		{
+			name:   "addresses on lo",
+			others: []Member{nodeC},
+			underlay: func(u *Underlay) {
+				for a := range u.Addrs {
+					u.Addrs[a] = Device{"lo", 65536}
+				}
+			},
+		},
+		{
+			name: "alone with addresses on lo",
+			underlay: func(u *Underlay) {
+				for a := range u.Addrs {
+					u.Addrs[a] = Device{"lo", 65536}
+				}
 			},
 		},
 		{
@@ -101,7 +125,7 @@ func TestMake(t *testing.T) {
 		},
 		{
 			name: "own pod CIDR on a link", others: []Member{nodeB},
-			underlay: func(u *Underlay) { u.Routes[netip.MustParsePrefix("10.244.0.0/16")] = Device{"eth1", 1500} },
+			underlay: func(u *Underlay) { u.Routes[netip.MustParsePrefix("10.244.0.0/16")] = Path{Device{"eth1", 1500}, true} },
 		},
 	}
 	for _, tt := range tests {

@@ -15,7 +15,7 @@ import (
 func (k *Kernel) read() error {
 	k.have = newState()
 	k.links = map[int]device{}
-	k.underlay = Underlay{Addrs: map[netip.Addr]Device{}, Routes: map[netip.Prefix]Device{}}
+	k.underlay = Underlay{Addrs: map[netip.Addr]Device{}, Routes: map[netip.Prefix]Path{}}
 	devices := map[int]device{}
 	err := k.dump(unix.RTM_GETLINK, unix.AF_UNSPEC, func(m []byte) {
 		if d, ok := parseDevice(m); ok {
@@ -166,12 +166,10 @@ func (r readRoute) ofUnderlay() bool {
 
 func (k *Kernel) addUnderlay(r readRoute, d device) {
 	k.links[d.index] = d
-	if r.via.IsValid() {
-		d = device{}
+	if k.underlay.Routes[r.dst].OnLink { // of two routes one on the link counts
+		return
 	}
-	if k.underlay.Routes[r.dst].Name == "" { // of two routes one on the link counts
-		k.underlay.Routes[r.dst] = d.Device
-	}
+	k.underlay.Routes[r.dst] = Path{Device: d.Device, OnLink: d.Name != "" && !r.via.IsValid()}
 }
 
 func (k *Kernel) readRules() error {

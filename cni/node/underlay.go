@@ -7,10 +7,8 @@ import (
 
 // Underlay is what the network between the nodes looks like from this one.
 type Underlay struct {
-	Addrs map[netip.Addr]Device // the node's own addresses that can be used → where they are
-	// Routes of the main table that are not ours: destination → device if what
-	// it leads to is on the link, the zero Device if there is a gateway.
-	Routes map[netip.Prefix]Device
+	Addrs  map[netip.Addr]Device // the node's own addresses that can be used → where they are
+	Routes map[netip.Prefix]Path // of the main table that are not ours, by destination
 
 	lengths []int // of the destinations' prefixes, the longest first; nil: not yet known
 }
@@ -21,10 +19,16 @@ type Device struct {
 	MTU  int
 }
 
-// onLink returns the device by which an address is reached with no gateway in
-// between, if it is: as for the kernel, the longest prefix counts. A default route
-// without a gateway is no word on who is on the link.
-func (u *Underlay) onLink(a netip.Addr) (Device, bool) {
+// Path is how packets leave.
+type Path struct {
+	Device      // the zero one if there are several
+	OnLink bool // the destination is on the link, there is no gateway in between
+}
+
+// path returns how an address is reached, the zero Path if it is not: as for the
+// kernel, the longest prefix counts. A default route without a gateway is no word
+// on who is on the link.
+func (u *Underlay) path(a netip.Addr) Path {
 	if u.lengths == nil {
 		u.lengths = u.prefixLengths()
 	}
@@ -33,11 +37,12 @@ func (u *Underlay) onLink(a netip.Addr) (Device, bool) {
 		if err != nil {
 			continue // longer than an IPv4 address
 		}
-		if d, ok := u.Routes[p]; ok {
-			return d, d.Name != "" && bits > 0
+		if path, ok := u.Routes[p]; ok {
+			path.OnLink = path.OnLink && bits > 0
+			return path
 		}
 	}
-	return Device{}, false
+	return Path{}
 }
 
 func (u *Underlay) prefixLengths() []int {
@@ -56,8 +61,8 @@ func (u *Underlay) prefixLengths() []int {
 // are on a bridge, is none.
 func (u *Underlay) links(self Member) []netip.Prefix {
 	var found []netip.Prefix
-	for p, d := range u.Routes {
-		if d.Name != "" && p.Bits() > 0 && !within(p, self.podCIDR(familyOf(p.Addr()))) {
+	for p, path := range u.Routes {
+		if path.OnLink && p.Bits() > 0 && !within(p, self.podCIDR(familyOf(p.Addr()))) {
 			found = append(found, p)
 		}
 	}
