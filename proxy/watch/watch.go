@@ -15,10 +15,9 @@
 // takes nothing with it. News belongs to the caller, but what the Update points
 // to is shared and must not be changed.
 //
-// Dir is the source that reads a directory of manifests. Objects come from its
-// YAML and JSON files, News goes to the loop in package proxy. convert.go, the
-// way from an API object to a struct, knows neither files nor lines, so that it
-// serves any source.
+// There are two: Dir reads the YAML and JSON files of a directory, Kube watches
+// an API server. News goes to the loop in package proxy. convert.go, the way from
+// an API object to a struct, knows neither files nor servers: it serves both.
 package watch
 
 import (
@@ -40,7 +39,7 @@ type News struct {
 // Problem is one thing that is wrong with what a source has read. It is told
 // once, until it is mended.
 type Problem struct {
-	Place  Place  // where it is
+	Place  Place  // where it is; zero if its object says that
 	Object Object // which object is left out; zero if that cannot be told
 	// Field is the path of the field, as in spec.ports[0].port; empty if the
 	// problem is with the whole object.
@@ -68,6 +67,14 @@ func (p Problem) compare(q Problem) int {
 		cmp.Compare(p.Place.Line, q.Place.Line),
 		cmp.Compare(p.Field, q.Field),
 		cmp.Compare(p.Message, q.Message))
+}
+
+// compareObjects orders problems that have no place by object.
+func (p Problem) compareObjects(q Problem) int {
+	return cmp.Or(
+		cmp.Compare(p.Object.Kind, q.Object.Kind),
+		p.Object.Name.Compare(q.Object.Name),
+		p.compare(q))
 }
 
 // withoutLines is what p stays if it merely moves because of an edit above it.

@@ -1,0 +1,312 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+)
+
+// puppet is a Kube whose stores are filled by the test, as reflectors would. The
+// reflectors themselves are tested with a real API server, in e2e/kube.
+type puppet struct {
+	*Kube
+	services, slices, nodes kubeStore
+}
+
+func newPuppet() *puppet {
+	k, feeds := newKube(), feeds("node-1")
+	return &puppet{k, kubeStore{k, feeds[0]}, kubeStore{k, feeds[1]}, kubeStore{k, feeds[2]}}
+}
+
+// list is what the stores get first.
+func (p *puppet) list(t *testing.T, services ...any) {
+	t.Helper()
+	do(t, p.services.Replace(services, "1"))
+	do(t, p.slices.Replace(nil, "1"))
+	do(t, p.nodes.Replace(nil, "1"))
+}
+
+func do(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func web(port int32) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.10", Ports: []corev1.ServicePort{{Port: port}}},
+	}
+}
+
+// told is News as lines of text.
+func told(t *testing.T, news News, err error) []string {
+	t.Helper()
+	do(t, err)
+	var out []string
+	for name, s := range news.Update.Services {
+		if s == nil {
+			out = append(out, name.String()+" gone")
+		} else {
+			out = append(out, fmt.Sprintf("%s %d", name, s.Ports[0].Number))
+		}
+	}
+	for name := range news.Update.Slices {
+		out = append(out, "slice "+name.String())
+	}
+	for name := range news.Update.Nodes {
+		out = append(out, "node "+name)
+	}
+	slices.Sort(out)
+	for _, p := range news.Problems {
+		out = append(out, "problem: "+p.String())
+	}
+	for _, p := range news.Mended {
+		out = append(out, "mended: "+p.String())
+	}
+	return out
+}
+
+func wantTold(t *testing.T, p *puppet, want ...string) {
+	t.Helper()
+	news, err := p.Next(t.Context())
+	if diff := cmp.Diff(want, told(t, news, err)); diff != "" {
+		t.Fatalf("want -, got +:\n%s", diff)
+	}
+}
+
+// wantSilence fails if there is anything to tell.
+func (p *puppet) wantSilence(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	if news, err := p.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("told %v, %v", told(t, news, nil), err)
+	}
+}
+
+// TestKubeFirstNews: nothing is told before everything is known, since what is
+// not in the first News does not exist.
+func TestKubeFirstNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet()
+		do(t, p.services.Replace([]any{web(80)}, "1"))
+		do(t, p.nodes.Replace(nil, "1"))
+		p.wantSilence(t)
+		do(t, p.slices.Replace([]any{&discovery.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1"},
+			AddressType: discovery.AddressTypeIPv4,
+		}}, "1"))
+		wantTold(t, p, "default/web 80", "slice default/web-1")
+		p.wantSilence(t)
+	})
+}
+
+func TestKubeFirstNewsMayBeEmpty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet()
+		p.list(t)
+		wantTold(t, p)
+	})
+}
+
+// TestKubeTellsDifferences: what is told is the difference of states, not what
+// happened.
+func TestKubeTellsDifferences(t *testing.T) {
+	other := web(80)
+	other.Name = "other"
+	untold := web(80)
+	untold.Labels = map[string]string{"app": "web"}
+	tests := []struct {
+		name   string
+		events func(s kubeStore) error
+		want   []string
+	}{
+		{"changed twice", func(s kubeStore) error { return errors.Join(s.Update(web(81)), s.Update(web(82))) }, []string{"default/web 82"}},
+		{"deleted", func(s kubeStore) error { return s.Delete(web(80)) }, []string{"default/web gone"}},
+		{"deleted and made anew", func(s kubeStore) error { return errors.Join(s.Delete(web(80)), s.Add(web(81))) }, []string{"default/web 81"}},
+		{"not in a second list", func(s kubeStore) error { return s.Replace([]any{other}, "2") }, []string{"default/other 80", "default/web gone"}},
+		{"the same in a second list", func(s kubeStore) error { return s.Replace([]any{web(80)}, "2") }, nil},
+		{"changed and back", func(s kubeStore) error { return errors.Join(s.Update(web(81)), s.Update(web(80))) }, nil},
+		{"changed in nothing that matters", func(s kubeStore) error { return s.Update(untold) }, nil},
+		{"made and deleted", func(s kubeStore) error { return errors.Join(s.Add(other), s.Delete(other)) }, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPuppet()
+				p.list(t, web(80))
+				wantTold(t, p, "default/web 80")
+				do(t, tt.events(p.services))
+				if tt.want != nil {
+					wantTold(t, p, tt.want...)
+				}
+				p.wantSilence(t)
+			})
+		})
+	}
+}
+
+// TestKubeProblems: a bad object is left out alone, and told once until it is
+// right.
+func TestKubeProblems(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet()
+		bad := web(80)
+		bad.Name = "bad"
+		bad.Spec.ClusterIP = "127.0.0.1"
+		const problem = `Service default/bad: spec.clusterIP: Invalid value: "127.0.0.1": must not be loopback`
+		p.list(t, bad, web(80))
+		wantTold(t, p, "default/web 80", "problem: "+problem)
+		do(t, p.services.Replace([]any{bad, web(80)}, "2"))
+		p.wantSilence(t)
+
+		good := bad.DeepCopy()
+		good.Spec.ClusterIP = "10.96.0.11"
+		do(t, p.services.Update(good))
+		wantTold(t, p, "default/bad 80", "mended: "+problem)
+		do(t, p.services.Update(bad))
+		wantTold(t, p, "default/bad gone", "problem: "+problem)
+		do(t, p.services.Delete(bad))
+		wantTold(t, p, "mended: "+problem)
+		if len(p.records) != 1 {
+			t.Errorf("%d records, want that of web", len(p.records))
+		}
+	})
+}
+
+// TestKubeBursts: the clock of each News, when a change comes at each of the
+// times given.
+func TestKubeBursts(t *testing.T) {
+	ms := func(n ...int) (out []time.Duration) {
+		for _, n := range n {
+			out = append(out, time.Duration(n)*time.Millisecond)
+		}
+		return out
+	}
+	every3ms := make([]time.Duration, 40)
+	for i := range every3ms {
+		every3ms[i] = time.Duration(100+3*i) * time.Millisecond
+	}
+	tests := []struct {
+		name          string
+		changes, want []time.Duration
+	}{
+		{"alone", ms(100), ms(100)},
+		{"each after quiet", ms(100, 160, 300), ms(100, 160, 300)},
+		{"the first at once, the rest together", ms(100, 101, 102, 103), ms(100, 108)},
+		{"no end", every3ms, ms(100, 153, 204, 222)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				p := newPuppet()
+				p.list(t)
+				wantTold(t, p)
+				go func() {
+					for i, at := range tt.changes {
+						time.Sleep(time.Until(start.Add(at)))
+						_ = p.services.Add(web(int32(i + 1)))
+					}
+				}()
+				var got []time.Duration
+				var last []string
+				for final := fmt.Sprintf("default/web %d", len(tt.changes)); !slices.Contains(last, final); {
+					news, err := p.Next(t.Context())
+					last = told(t, news, err)
+					got = append(got, time.Since(start))
+				}
+				if diff := cmp.Diff(tt.want, got); diff != "" {
+					t.Errorf("want -, got +:\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestKubeNextCutOff: a call that ctx ends takes nothing with it.
+func TestKubeNextCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet()
+		p.list(t, web(80))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := p.Next(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		wantTold(t, p, "default/web 80")
+	})
+}
+
+func TestKubeStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet()
+		want := func(text string) {
+			t.Helper()
+			got := ""
+			if err := p.Stale(time.Now()); err != nil {
+				got = err.Error()
+			}
+			if got != text {
+				t.Errorf("got %q, want %q", got, text)
+			}
+		}
+		want("")
+		time.Sleep(12 * time.Minute)
+		want("watch Service objects: nothing is heard of the API server")
+		p.heard(kindService)
+		p.heard(kindNode)
+		p.failed(kindSlice, syscall.ECONNREFUSED)
+		want("watch EndpointSlice objects: connection refused")
+		if err := p.Stale(time.Now()); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%v has lost its cause", err)
+		}
+		p.heard(kindSlice)
+		p.list(t, web(80))
+		want("")
+
+		time.Sleep(6 * time.Minute)
+		do(t, p.services.Bookmark("2"))
+		do(t, p.nodes.Bookmark("2"))
+		time.Sleep(6 * time.Minute)
+		want("watch EndpointSlice objects: nothing is heard of the API server; last heard at 2000-01-01T00:12:00Z")
+		do(t, p.slices.Bookmark("2"))
+		want("")
+		p.failed(kindNode, io.ErrUnexpectedEOF)
+		want("watch Node objects: unexpected EOF; last heard at 2000-01-01T00:18:00Z")
+	})
+}
+
+// TestKubeStoreOfStream: what a reflector collects from a stream arrives as what
+// it lists does.
+func TestKubeStoreOfStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet()
+		converted, err := p.services.Transformer()(web(80))
+		do(t, err)
+		p.list(t, converted)
+		wantTold(t, p, "default/web 80")
+	})
+}
+
+func TestNewKubeRefusesConfig(t *testing.T) {
+	config := &rest.Config{Host: "https://192.0.2.1", TLSClientConfig: rest.TLSClientConfig{CAFile: "/nonexistent"}}
+	if _, err := NewKube(config, "node-1"); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
+		t.Errorf("got %v", err)
+	}
+}

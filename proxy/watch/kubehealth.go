@@ -1,0 +1,128 @@
+package watch
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+)
+
+// contact is what is known of the API server as the source of one kind.
+type contact struct {
+	listed bool      // all objects have arrived once
+	last   time.Time // when the API server was last heard of
+	err    error     // of the last request; nil: it was answered
+}
+
+// silence is for how long there may be nothing to hear. A reflector opens its
+// watch anew after ten minutes at the latest, so an API server that works has
+// answered then. (A connection that is dead is found out long before: HTTP/2
+// pings it when it has been idle for 30 s.)
+const silence = 11 * time.Minute
+
+// StaleError says that a source no longer follows the API server.
+type StaleError struct {
+	Kind string    // of the objects that are not followed, as in "Service"
+	Last time.Time // when the API server was last heard of; zero: not yet
+	Err  error     // why; nil: it does not answer at all
+}
+
+func (e *StaleError) Error() string {
+	why := "nothing is heard of the API server"
+	if e.Err != nil {
+		why = e.Err.Error()
+	}
+	if e.Last.IsZero() {
+		return fmt.Sprintf("watch %s objects: %s", e.Kind, why)
+	}
+	return fmt.Sprintf("watch %s objects: %s; last heard at %s", e.Kind, why, e.Last.Format(time.RFC3339))
+}
+
+// Unwrap is for errors.Is and errors.As.
+func (e *StaleError) Unwrap() error { return e.Err }
+
+// Stale returns a *StaleError if objects may have changed without the source
+// having heard of it, because the API server cannot be reached or refuses; and
+// nil as long as it follows.
+func (k *Kube) Stale(now time.Time) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, kind := range []string{kindService, kindSlice, kindNode} {
+		c := k.contacts[kind]
+		if c.err != nil || now.Sub(cmp.Or(c.last, k.began)) > silence {
+			return &StaleError{Kind: kind, Last: c.last, Err: c.err}
+		}
+	}
+	return nil
+}
+
+// heard notes a word of the API server about a kind.
+func (k *Kube) heard(kind string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.contacts[kind]
+	c.last, c.err = time.Now(), nil
+}
+
+// failed notes that a request about a kind was not answered, or refused.
+func (k *Kube) failed(kind string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.contacts[kind].err = err
+}
+
+// overheard is a configuration of clients whose requests about a kind are noted
+// as they are sent. Above the transport this cannot be seen: a client tries
+// again by itself, and reports a watch whose connection breaks before it is
+// answered as one that is open and has ended.
+func (k *Kube) overheard(kind string, config *rest.Config) *rest.Config {
+	c := rest.CopyConfig(config)
+	c.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(request *http.Request) (*http.Response, error) {
+			response, err := next.RoundTrip(request)
+			switch {
+			case err != nil:
+				k.failed(kind, err)
+			case response.StatusCode < 300: // what else it says is in the body: see heeded
+				k.heard(kind)
+			}
+			return response, err
+		})
+	})
+	return c
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// heeded is a ListWatch of which it is noted what the API server refuses.
+func (k *Kube) heeded(kind string, from *cache.ListWatch) *cache.ListWatch {
+	heed := func(err error) {
+		if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+			k.failed(kind, err)
+		}
+	}
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			list, err := from.ListWithContext(ctx, o)
+			heed(err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			w, err := from.WatchWithContext(ctx, o)
+			heed(err)
+			return w, err
+		},
+	}
+}
