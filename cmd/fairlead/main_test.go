@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/proxy/watch"
 )
 
 // A wrong command line is answered by one sentence that names what is wrong and
@@ -27,7 +29,13 @@ func TestUsageErrors(t *testing.T) {
 		{"bogus", `unknown command "bogus": see 'fairlead --help'`},
 		{"proxy --bogus", `unknown flag: --bogus: see 'fairlead proxy --help'`},
 		{"proxy extra", `argument "extra": 'fairlead proxy' takes none`},
-		{"proxy", `--manifests: missing: the directory with the objects of the cluster`},
+		{"proxy", `--kubeconfig or --manifests: missing: where the objects of the cluster come from (only in a pod of the cluster is that known)`},
+		{"proxy --kubeconfig x --manifests " + dir, `--kubeconfig and --manifests: only one of them can be where the objects come from`},
+		{"proxy --kubeconfig /nonexistent", `--kubeconfig /nonexistent: no such file or directory`},
+		{"proxy --kubeconfig " + file, `--kubeconfig ` + file + `: it names no API server`},
+		{"proxy --kubeconfig testdata/no-such-context", `--kubeconfig testdata/no-such-context: current-context "there": there is no such context`},
+		{"proxy --kubeconfig testdata/no-such-ca", `--kubeconfig testdata/no-such-ca: unable to read certificate-authority /nonexistent for here due to open /nonexistent: no such file or directory`},
+		{"proxy --kubeconfig testdata/no-yaml", `--kubeconfig testdata/no-yaml: yaml: line 2: did not find expected node content`},
 		{"proxy --manifests /nonexistent", `--manifests: watch /nonexistent: no such file or directory`},
 		{"proxy --manifests " + file, `--manifests: watch ` + file + `: not a directory`},
 		{"proxy --manifests " + dir + " --mode ipvs", `--mode "ipvs": allowed is iptables`},
@@ -118,4 +126,30 @@ func (u *until) Write(p []byte) (int, error) {
 		u.then()
 	}
 	return u.w.Write(p)
+}
+
+// TestReportStale: what is said of an API server that goes and comes back.
+func TestReportStale(t *testing.T) {
+	services, slices := &watch.StaleError{Kind: "Service"}, &watch.StaleError{Kind: "EndpointSlice"}
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	said := false
+	for _, step := range []struct {
+		err  error
+		want string // "" is nothing
+	}{
+		{nil, ""},
+		{services, "Service objects"},
+		{services, ""},
+		{slices, ""},
+		{nil, "followed again"},
+		{nil, ""},
+		{services, "Service objects"},
+	} {
+		out.Reset()
+		said = reportStale(step.err, said, log)
+		if got := out.String(); (got == "") != (step.want == "") || !strings.Contains(got, step.want) {
+			t.Errorf("%v: logged %q, want %q", step.err, got, step.want)
+		}
+	}
 }

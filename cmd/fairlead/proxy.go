@@ -23,13 +23,13 @@ import (
 
 // proxyFlags are the flags of 'fairlead proxy' as given.
 type proxyFlags struct {
-	manifests    string
 	nodeName     string
 	clusterCIDRs []string
 	nodePorts    []string
 	logFormat    string
 	healthAddr   string
 	metricsAddr  string
+	sourceFlags
 	backendFlags
 }
 
@@ -54,20 +54,21 @@ func proxyCommand(e env) *cobra.Command {
 		Long: `Watches Services, EndpointSlices and Nodes and programs the kernel so that flows
 to a Service reach its endpoints in turn. It runs until SIGTERM or SIGINT; what it
 has programmed stays and goes on working ('fairlead cleanup' removes it).`,
-		Example: "  fairlead proxy --manifests /etc/fairlead/services --node-name node-1",
-		Args:    noArgs,
+		Example: `  fairlead proxy --kubeconfig /etc/fairlead/kubeconfig
+  fairlead proxy --manifests /etc/fairlead/services --node-name node-1`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runProxy(cmd.Context(), e, f)
 		},
 	}
-	cmd.Flags().StringVar(&f.manifests, "manifests", "", "directory of YAML files with the objects, watched (required)")
 	cmd.Flags().StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name in lower case)")
 	cmd.Flags().StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "ranges of all pods of the cluster (default: the pod CIDRs of this node's Node object)")
 	cmd.Flags().StringSliceVar(&f.nodePorts, "nodeport-addresses", []string{"primary"}, `which of the node's addresses node ports are on: ranges, or primary, or all`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	cmd.Flags().StringVar(&f.healthAddr, "healthz-bind-address", "0.0.0.0:10256", `where /healthz and /livez are answered; "" for nowhere`)
 	cmd.Flags().StringVar(&f.metricsAddr, "metrics-bind-address", "127.0.0.1:10249", `where /metrics and /proxyMode are answered; "" for nowhere`)
-	f.register(cmd)
+	f.sourceFlags.register(cmd)
+	f.backendFlags.register(cmd)
 	return cmd
 }
 
@@ -80,12 +81,9 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 	if err != nil {
 		return err
 	}
-	if f.manifests == "" {
-		return usagef("--manifests: missing: the directory with the objects of the cluster")
-	}
-	source, err := watch.NewDir(f.manifests)
+	source, from, err := f.open(config.NodeName)
 	if err != nil {
-		return usageError{fmt.Errorf("--manifests: %w", err)}
+		return err
 	}
 	defer func() { _ = source.Close() }()
 	backend, err := f.newBackend(ctx, config.NodeName)
@@ -101,7 +99,10 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 		return err
 	}
 	defer stop()
-	log.Info("proxy starts", "version", version, "node", config.NodeName, "mode", f.mode, "backend", backend, "manifests", f.manifests)
+	log.Info("proxy starts", "version", version, "node", config.NodeName, "mode", f.mode, "backend", backend, from)
+	if kube, ok := source.(*watch.Kube); ok {
+		go logStale(ctx, kube, log)
+	}
 	err = p.Run(ctx)
 	log.Info("proxy ends; what is programmed stays")
 	return err

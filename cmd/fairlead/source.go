@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/watch"
+)
+
+// sourceFlags say where the objects of the cluster come from.
+type sourceFlags struct {
+	kubeconfig string
+	manifests  string
+}
+
+func (f *sourceFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file for the API server to watch (default: that of the cluster whose pod this is)")
+	cmd.Flags().StringVar(&f.manifests, "manifests", "", "directory of YAML files with the objects, watched in place of an API server")
+}
+
+// source is a proxy.Source that is to be closed.
+type source interface {
+	proxy.Source
+	Close() error
+}
+
+// open opens the source that the flags name. The attribute says where its objects
+// come from.
+func (f sourceFlags) open(nodeName string) (source, slog.Attr, error) {
+	if f.kubeconfig != "" && f.manifests != "" {
+		return nil, slog.Attr{}, usagef("--kubeconfig and --manifests: only one of them can be where the objects come from")
+	}
+	if f.manifests != "" {
+		dir, err := watch.NewDir(f.manifests)
+		if err != nil {
+			return nil, slog.Attr{}, usageError{fmt.Errorf("--manifests: %w", err)}
+		}
+		return dir, slog.String("manifests", f.manifests), nil
+	}
+	config, err := f.restConfig()
+	if err != nil {
+		return nil, slog.Attr{}, err
+	}
+	config.UserAgent = "fairlead/" + version
+	kube, err := watch.NewKube(config, nodeName)
+	if err != nil {
+		return nil, slog.Attr{}, fmt.Errorf("watch %s: %w", config.Host, err)
+	}
+	return kube, slog.String("api_server", config.Host), nil
+}
+
+// restConfig is how to reach the API server.
+func (f sourceFlags) restConfig() (*rest.Config, error) {
+	if f.kubeconfig == "" {
+		config, err := rest.InClusterConfig()
+		switch {
+		case errors.Is(err, rest.ErrNotInCluster):
+			return nil, usagef("--kubeconfig or --manifests: missing: where the objects of the cluster come from (only in a pod of the cluster is that known)")
+		case err != nil:
+			return nil, fmt.Errorf("read the pod's service account: %w", err)
+		}
+		return config, nil
+	}
+	file, err := clientcmd.LoadFromFile(f.kubeconfig)
+	if err != nil {
+		return nil, kubeconfigError(f.kubeconfig, err)
+	}
+	if err := clientcmd.ResolveLocalPaths(file); err != nil {
+		return nil, kubeconfigError(f.kubeconfig, err)
+	}
+	if name := file.CurrentContext; name != "" && file.Contexts[name] == nil {
+		return nil, kubeconfigError(f.kubeconfig, fmt.Errorf("current-context %q: there is no such context", name))
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*file, &clientcmd.ConfigOverrides{}).ClientConfig()
+	switch {
+	case clientcmd.IsEmptyConfig(err):
+		return nil, kubeconfigError(f.kubeconfig, errors.New("it names no API server"))
+	case err != nil:
+		return nil, kubeconfigError(f.kubeconfig, err)
+	}
+	return config, nil
+}
+
+// kubeconfigError makes one line of what is wrong with a kubeconfig, and names
+// the file once.
+func kubeconfigError(path string, err error) error {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	for _, said := range []string{"open " + path + ": ", "invalid configuration: "} {
+		text = strings.TrimPrefix(text, said)
+	}
+	return usagef("--kubeconfig %s: %s", path, text)
+}
+
+// logStale logs when the source begins and when it ceases to lag behind the API
+// server.
+func logStale(ctx context.Context, kube *watch.Kube, log *slog.Logger) {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	said := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-look.C:
+			said = reportStale(kube.Stale(now), said, log)
+		}
+	}
+}
+
+// reportStale logs err, or that there is none any more, if the opposite was said
+// last, and returns whether it is now said that there is one.
+func reportStale(err error, said bool, log *slog.Logger) bool {
+	switch {
+	case err != nil && !said:
+		log.Warn("the API server is not followed; what was known before counts", "error", err)
+	case err == nil && said:
+		log.Info("the API server is followed again")
+	}
+	return err != nil
+}
