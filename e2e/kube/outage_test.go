@@ -1,0 +1,76 @@
+package kube_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/fairlead/fairlead/e2e/echo"
+	"github.com/fairlead/fairlead/e2e/kube"
+	"github.com/fairlead/fairlead/e2e/lab"
+)
+
+// While the API server is dead traffic goes on, and when it is back so do changes.
+func TestAPIServerKilled(t *testing.T) {
+	c := newCluster(t)
+	c.must(c.api.Kill())
+	c.checkSpread(c.pods...)
+	c.until(vips()[0], func(echo.Reply, error) bool {
+		return strings.Contains(c.log(), "connection refused") || strings.Contains(c.log(), "EOF")
+	})
+
+	c.must(c.api.Restart(t.Context()))
+	c.checkSpread(c.pods...)
+	c.serve("web", c.pods[2])
+	c.untilOnly(c.pods[2])
+	c.untilLogged("followed again")
+}
+
+// Proxies that start before the API server keep trying, say so once, and serve
+// as soon as it is there.
+func TestAPIServerComesLater(t *testing.T) {
+	c := newClusterBehind(t, (*kube.Relay).Shut)
+	const said = "the API server is not followed"
+	c.untilLogged(said)
+	c.must(c.relay.Open())
+	c.waitFor(lab.NewService("web", webIPv4, webIPv6))
+	c.checkSpread(c.pods...)
+	if log := c.log(); strings.Count(log, said) != 1 || !strings.Contains(log, "connection refused") {
+		t.Errorf("the log does not say once that the connection is refused:\n%s", log)
+	}
+}
+
+// Connections to the API server break again and again while things change.
+func TestWatchCut(t *testing.T) {
+	c := newCluster(t)
+	for i := range 9 {
+		pod := c.pods[i%len(c.pods)]
+		c.relay.Cut()
+		c.serve("web", pod)
+		c.untilOnly(pod)
+	}
+}
+
+// A proxy that was cut off for so long that the API server has forgotten what
+// happened in between (410 Gone) finds out what is gone, changed and new.
+func TestForgottenPast(t *testing.T) {
+	c := newCluster(t)
+	gone := c.create("gone", "10.96.0.20", "fd00:10:96::20")
+	c.serve("gone", c.pods[0])
+	c.waitFor(gone)
+
+	c.relay.Shut()
+	c.delete("gone")
+	c.serve("web", c.pods[1])
+	made := c.create("made", "10.96.0.30", "fd00:10:96::30")
+	c.serve("made", c.pods[2])
+	c.must(c.api.Kill())
+	c.must(c.api.Restart(t.Context()))
+	c.must(c.api.Compact(t.Context()))
+	wantForgotten(t, c.api, gone.ResourceVersion)
+	c.checkSpread(c.pods...) // as before
+
+	c.must(c.relay.Open())
+	c.waitFor(made)
+	c.untilOnly(c.pods[1])
+	c.until(lab.VIPs(gone)[0], func(_ echo.Reply, err error) bool { return err != nil })
+}
