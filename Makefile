@@ -1,9 +1,10 @@
 # make build   static binaries in bin/
 # make demo    a cluster of two nodes on this machine, and what it can do
 # make test    all tests; the kernel's part is done by the kernel, so root is needed
+# make e2e-kube tests with a real API server, which is built first (some minutes)
 # make lint    what the code must keep to
 .DEFAULT_GOAL := build
-.PHONY: build demo test e2e bench lint generate clean packages
+.PHONY: build demo test e2e e2e-kube bench lint generate clean packages
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -20,6 +21,10 @@ test: packages
 
 e2e: packages
 	go test -timeout 20m -count=1 -v ./e2e/...
+
+e2e-kube: packages
+	@.ci/packages etcd:etcd-server
+	cd e2e/kube && go test -timeout 30m -count=1 ./...
 
 bench: packages
 	go test -run '^$$' -bench . ./...
