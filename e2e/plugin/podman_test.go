@@ -100,11 +100,13 @@ log_driver = "k8s-file"
 	}
 }
 
-// start begins a process in new namespaces, with a /run of their own. All that
-// podman starts is in them and ends with it.
+// start begins a process in new namespaces, with a /run and a /var/lib of their
+// own. All that podman starts is in them and ends with it.
 func (p *podman) start(t *testing.T) {
 	t.Helper()
-	const script = `mount -t cgroup2 none /sys/fs/cgroup && mount -t tmpfs none /run && mkdir /run/netns && echo ready && exec sleep infinity`
+	const script = `
+		mount -t cgroup2 none /sys/fs/cgroup && mount -t tmpfs none /var/lib && mount -t tmpfs none /run &&
+		mkdir /run/netns && echo ready && exec sleep infinity`
 	unshare := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script)
 	unshare.Stderr = os.Stderr
 	out, err := unshare.StdoutPipe()
