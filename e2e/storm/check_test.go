@@ -1,12 +1,13 @@
 package storm
 
 import (
+	"fmt"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -102,14 +103,70 @@ func (n *node) checkPods(t *testing.T) {
 	}
 }
 
-// rules are the node's, in iptables and in nftables.
-func (n *node) rules(t *testing.T) string {
+// emptyRules are the node's when a pod has come and gone.
+func (n *node) emptyRules(t *testing.T) []string {
 	t.Helper()
-	all := n.ns.RunT(t, "iptables-save") + n.ns.RunT(t, "ip6tables-save")
-	if _, err := exec.LookPath("nft"); err == nil {
-		all += n.ns.RunT(t, "nft", "list", "ruleset")
+	none := n.rules(t)
+	p := n.newPod()
+	n.add(p, order{})
+	with := n.rules(t)
+	n.del(p, order{})
+	empty := n.rules(t)
+	if len(none) >= len(empty) || len(empty) >= len(with) {
+		t.Fatalf("the plugin has no rules for a pod: before %q, with it %q, after %q", none, with, empty)
 	}
-	return all
+	n.removeBridge(t)
+	return empty
+}
+
+// rules are the node's nftables: how many rules each chain has, and what is in
+// the sets and maps.
+func (n *node) rules(t *testing.T) []string {
+	t.Helper()
+	conn, err := nftables.New(nftables.WithNetNSFd(int(n.ns.Handle())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, c := range chains {
+		rules, err := conn.GetRules(c.Table, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, fmt.Sprintf("table %s chain %s: %d rules", c.Table.Name, c.Name, len(rules)))
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range tables {
+		found = append(found, elements(t, conn, table)...)
+	}
+	slices.Sort(found)
+	return found
+}
+
+func elements(t *testing.T, conn *nftables.Conn, table *nftables.Table) []string {
+	t.Helper()
+	sets, err := conn.GetSets(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, set := range sets {
+		elements, err := conn.GetSetElements(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range elements {
+			found = append(found, fmt.Sprintf("table %s set %s: %x", table.Name, set.Name, e.Key))
+		}
+	}
+	return found
 }
 
 // removeBridge has the next round make the bridge.

@@ -59,7 +59,7 @@ func (n *node) network() map[string]any {
 	type object = map[string]any
 	return object{
 		"cniVersion": "1.1.0", "name": network, "type": "fairlead-cni",
-		"bridge": bridge, "isDefaultGateway": true, "hairpinMode": true,
+		"bridge": bridge, "isDefaultGateway": true, "hairpinMode": true, "ipMasq": true, "macspoofchk": true,
 		"ipam": object{
 			"type": "fairlead-ipam", "dataDir": n.dataDir,
 			"ranges": [][]object{
