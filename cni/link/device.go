@@ -25,7 +25,7 @@ type Device struct {
 	Group   uint32
 	Master  int // index of the bridge whose port it is; 0: none
 	VLAN    BridgeVLAN
-	Peer    int // of a veth: index of the other end, in the namespace of the other end
+	Peer    int // of a veth: index of the other end, of a macvlan: of its master; in the namespace of that one
 }
 
 // BridgeVLAN is how a bridge deals with VLANs; of other interfaces it is zero.

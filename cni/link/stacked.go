@@ -19,34 +19,43 @@ var stackedKinds = []string{"macvlan", "macvtap", "ipvlan", "ipvtap"}
 // an error, since only a look into every namespace finds them: the kernel lists
 // what an interface is stacked on, not what is stacked on it.
 func (ns *NS) StackedOn(d Device) []string {
-	found := ns.stacked(func(l *netlink.LinkAttrs) bool {
+	found := ns.stacked("the host", func(l *netlink.LinkAttrs) bool {
 		return l.ParentIndex == d.Index && l.NetNsID == -1
-	}, "the host")
-	seen := []*NS{ns}
+	})
+	seen := map[string]bool{} // by what the links below /proc lead to: net:[4026531840]
 	paths, _ := filepath.Glob("/proc/[0-9]*/ns/net")
 	for _, path := range paths {
-		other, err := Open(path)
-		if err != nil {
-			continue // the process went
-		}
-		defer other.Close()
-		if slices.ContainsFunc(seen, other.Same) {
+		target, err := os.Readlink(path)
+		if err != nil || seen[target] { // the process went, or shares its namespace
 			continue
 		}
-		seen = append(seen, other)
-		id, err := other.netlink.GetNetNsIdByFd(int(ns.file))
-		if err != nil || id < 0 {
-			continue // nothing in it leads here
-		}
-		found = append(found, other.stacked(func(l *netlink.LinkAttrs) bool {
-			return l.ParentIndex == d.Index && l.NetNsID == id
-		}, process(path))...)
+		seen[target] = true
+		found = append(found, ns.stackedIn(path, d)...)
 	}
 	return found
 }
 
+// stackedIn looks into the namespace of a process.
+func (ns *NS) stackedIn(path string, d Device) []string {
+	other, err := Open(path)
+	if err != nil {
+		return nil // the process went
+	}
+	defer other.Close()
+	if other.Same(ns) {
+		return nil
+	}
+	id, err := other.netlink.GetNetNsIdByFd(int(ns.file))
+	if err != nil || id < 0 {
+		return nil // nothing in it leads here
+	}
+	return other.stacked(process(path), func(l *netlink.LinkAttrs) bool {
+		return l.ParentIndex == d.Index && l.NetNsID == id
+	})
+}
+
 // stacked describes the interfaces of a namespace that on selects.
-func (ns *NS) stacked(on func(*netlink.LinkAttrs) bool, where string) []string {
+func (ns *NS) stacked(where string, on func(*netlink.LinkAttrs) bool) []string {
 	all, err := retry(ns.netlink.LinkList)
 	if err != nil {
 		return nil
