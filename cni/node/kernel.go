@@ -37,6 +37,7 @@ type Kernel struct {
 	// Nothing below is to be trusted unless known.
 	known    bool
 	have     state
+	last     *Plan // have is what it wants; nil: have may be anything
 	underlay Underlay
 	links    map[int]device // those that are ours or part of the underlay, by index
 }
@@ -136,8 +137,12 @@ func (k *Kernel) try(p Plan) error {
 	}
 	w := writer{Kernel: k}
 	w.bring(p)
-	k.known = len(w.errs) == 0
-	return errors.Join(w.errs...)
+	if len(w.errs) > 0 {
+		k.known = false
+		return errors.Join(w.errs...)
+	}
+	k.last = &p
+	return nil
 }
 
 // Cleanup removes everything that is ours.

@@ -59,6 +59,9 @@ func (k *Kernel) Note(n News) bool {
 	for _, m := range n.messages {
 		changed = k.note(m.Header.Type, m.Data) || changed
 	}
+	if changed {
+		k.last = nil
+	}
 	return changed
 }
 

@@ -13,7 +13,7 @@ import (
 // read learns everything anew: what the underlay looks like and what the kernel
 // has of ours.
 func (k *Kernel) read() error {
-	k.have = newState()
+	k.have, k.last = newState(), nil
 	k.links = map[int]device{}
 	k.underlay = Underlay{Addrs: map[netip.Addr]Device{}, Routes: map[netip.Prefix]Path{}}
 	devices := map[int]device{}

@@ -100,6 +100,39 @@ func (p Plan) rules() iter.Seq2[Rule, struct{}] {
 	}
 }
 
+// differing is what p has and old has not, and the other way round: of each list
+// and family what is left without the beginning and the end that both share.
+func (p Plan) differing(old Plan) (Plan, Plan) {
+	p.Tunnels, old.Tunnels = middles(p.Tunnels, old.Tunnels)
+	p.Neighbours, old.Neighbours = middlesByFamily(p.Neighbours, old.Neighbours, func(n Neighbour) bool { return n.Addr.Is6() })
+	p.Routes, old.Routes = middlesByFamily(p.Routes, old.Routes, func(r Route) bool { return r.Dst.Addr().Is6() })
+	p.Rules, old.Rules = middles(p.Rules, old.Rules)
+	return p, old
+}
+
+func middlesByFamily[T comparable](a, b []T, is6 func(T) bool) ([]T, []T) {
+	second := func(list []T) int { // where the second family begins
+		if i := slices.IndexFunc(list, is6); i >= 0 {
+			return i
+		}
+		return len(list)
+	}
+	i, j := second(a), second(b)
+	a4, b4 := middles(a[:i], b[:j])
+	a6, b6 := middles(a[i:], b[j:])
+	return slices.Concat(a4, a6), slices.Concat(b4, b6)
+}
+
+func middles[T comparable](a, b []T) ([]T, []T) {
+	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	return a, b
+}
+
 // without is the plan less what goes through a tunnel.
 func (p Plan) without(tunnel string) Plan {
 	is := func(name string) bool { return name == tunnel }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net"
 	"net/netip"
 
@@ -23,22 +24,26 @@ type writer struct {
 // in which one thing needs the other, and what is gone goes in the opposite one:
 // a node whose address changes is reached all the time.
 func (w *writer) bring(p Plan) {
-	put(w, p.tunnels(), w.have.tunnels, w.putTunnel)
-	for _, t := range p.Tunnels {
+	want, old := p, Plan{}
+	if w.last != nil { // the kernel has all of it: only what differs is looked at
+		want, old = p.differing(*w.last)
+	}
+	put(w, want.tunnels(), w.have.tunnels, w.putTunnel)
+	for _, t := range want.Tunnels {
 		if _, ok := w.have.tunnels[t.Name]; !ok {
-			p = p.without(t.Name) // it would fail once for each node
+			want = want.without(t.Name) // it would fail once for each node
 		}
 	}
-	put(w, p.neighbours(), w.have.neighbours, w.putNeighbour)
-	put(w, p.forwards(), w.have.forwards, w.putForward)
-	put(w, p.routes(), w.have.routes, w.putRoute)
-	put(w, p.rules(), w.have.rules, w.putRule)
+	put(w, want.neighbours(), w.have.neighbours, w.putNeighbour)
+	put(w, want.forwards(), w.have.forwards, w.putForward)
+	put(w, want.routes(), w.have.routes, w.putRoute)
+	put(w, want.rules(), w.have.rules, w.putRule)
 
-	remove(w, p.rules(), w.have.rules, w.removeRule)
-	remove(w, p.routes(), w.have.routes, w.removeRoute)
-	remove(w, p.forwards(), w.have.forwards, w.removeForward)
-	remove(w, p.neighbours(), w.have.neighbours, w.removeNeighbour)
-	remove(w, p.tunnels(), w.have.tunnels, w.removeTunnel)
+	remove(w, want.rules(), old.rules(), w.have.rules, w.removeRule)
+	remove(w, want.routes(), old.routes(), w.have.routes, w.removeRoute)
+	remove(w, want.forwards(), old.forwards(), w.have.forwards, w.removeForward)
+	remove(w, want.neighbours(), old.neighbours(), w.have.neighbours, w.removeNeighbour)
+	remove(w, want.tunnels(), old.tunnels(), w.have.tunnels, w.removeTunnel)
 }
 
 // put writes what have lacks of want. write is told what was there before, if
@@ -59,22 +64,19 @@ func put[K, V comparable](w *writer, want iter.Seq2[K, V], have map[K]V, write f
 	}
 }
 
-// remove removes what have has beyond want. What is wanted and could be had was
-// put before, so that as many as are wanted means none beyond.
-func remove[K, V comparable](w *writer, want iter.Seq2[K, V], have map[K]V, unwrite func(K, V) error) {
-	count := 0
-	for range want {
-		count++
+// remove removes what have has beyond want: of old, what was wanted before, if the
+// kernel has that and nothing else.
+func remove[K, V comparable](w *writer, want, old iter.Seq2[K, V], have map[K]V, unwrite func(K, V) error) {
+	if w.last == nil {
+		old = maps.All(have)
 	}
-	if count == len(have) && len(w.errs) == 0 {
-		return
-	}
-	wanted := make(map[K]struct{}, count)
+	wanted := map[K]struct{}{}
 	for key := range want {
 		wanted[key] = struct{}{}
 	}
-	for key, value := range have {
-		if _, ok := wanted[key]; !ok && w.did(unwrite(key, value)) {
+	for key := range old {
+		value, is := have[key]
+		if _, ok := wanted[key]; is && !ok && w.did(unwrite(key, value)) {
 			delete(have, key)
 		}
 	}
