@@ -47,7 +47,7 @@ func (c comparison) run(t *testing.T, plugin, ipam string) facts {
 	}
 	pod.ns.RunT(t, "ip", "link", "set", "lo", "up") // as runtimes do, by the plugin loopback
 	if c.prepare != nil {
-		c.prepare(t, node)
+		c.prepare(t, node, pod)
 	}
 	list := newList(t, c.configuration(t, plugin, ipam))
 	pod.conf.CapabilityArgs = c.capabilities

@@ -11,7 +11,7 @@ type comparison struct {
 	keys         string
 	capabilities map[string]any
 	args         [][2]string // CNI_ARGS
-	prepare      func(t *testing.T, node *node)
+	prepare      func(t *testing.T, node *node, pod pod)
 	wanted       []difference // beyond those that every row may have
 }
 
@@ -64,6 +64,8 @@ var parity = []comparison{
 	{reference: "macvlan", name: "MAC of a capability", keys: `{"master": "eth0", "mac": "02:aa:00:00:00:01", "capabilities": {"mac": true}, ` + v4 + `}`,
 		capabilities: map[string]any{"mac": "02:aa:00:00:00:02"}, prepare: withWire, wanted: macvlanIPv4},
 	{reference: "macvlan", name: "MAC in mode passthru", keys: `{"mode": "passthru", "mac": "02:aa:00:00:00:01", ` + v4 + `}`, prepare: withWire, wanted: []difference{noDADOfItsOwn, announcesNothing, obeysMAC}},
+	{reference: "macvlan", name: "master in the pod", keys: `{"master": "net0", "linkInContainer": true, ` + v4 + `}`,
+		prepare: withMaster, wanted: macvlanIPv4},
 	{reference: "macvlan", name: "routes", keys: `{"master": "eth0", "ipam": {"ranges": [[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd09::/64"}]], "routes": [
 		{"dst": "0.0.0.0/0"}, {"dst": "10.8.0.0/16", "gw": "10.9.0.7"}, {"dst": "::/0"}]}}`, prepare: withWire, wanted: macvlanIPv6},
 	{reference: "macvlan", name: "DNS", keys: `{"master": "eth0", "dns": {"nameservers": ["10.9.0.53"]}, ` + v4 + `}`, prepare: withWire, wanted: macvlanIPv4},
@@ -76,19 +78,25 @@ var (
 	macvlanIPv6 = []difference{noDAD, noDADOfItsOwn}
 )
 
+// withMaster gives the pod an interface of its own.
+func withMaster(t *testing.T, node *node, pod pod) {
+	node.ns.RunT(t, "ip", "link", "add", "wire0", "up", "type", "veth", "peer", "name", "net0", "netns", pod.ns.Path())
+	pod.ns.RunT(t, "ip", "link", "set", "net0", "up")
+}
+
 // withBridge gives the node a bridge of somebody else's.
-func withBridge(t *testing.T, node *node) {
+func withBridge(t *testing.T, node *node, _ pod) {
 	node.ns.RunT(t, "ip", "link", "add", "old0", "up", "mtu", "1450", "type", "bridge")
 }
 
 // withAddress gives the bridge an address.
-func withAddress(t *testing.T, node *node) {
-	withBridge(t, node)
+func withAddress(t *testing.T, node *node, pod pod) {
+	withBridge(t, node, pod)
 	node.ns.RunT(t, "ip", "addr", "add", "10.1.1.1/24", "dev", "old0")
 }
 
 // withWire gives the node an interface eth0, by which its default route goes.
-func withWire(t *testing.T, node *node) {
+func withWire(t *testing.T, node *node, _ pod) {
 	node.ns.RunT(t, "ip", "link", "add", "eth0", "up", "type", "veth", "peer", "name", "wire0")
 	node.ns.RunT(t, "ip", "link", "set", "wire0", "up")
 	node.ns.RunT(t, "ip", "route", "add", "default", "dev", "eth0")
