@@ -154,9 +154,13 @@ func printCNIReport(out io.Writer, r bench.CNIReport) error {
 
 func printTimes(out io.Writer, setups []bench.Times) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "plugin\taddresses\theld\tat once\tADD p50 ms\tp90 ms\tADD/s\tDEL p50 ms\tp90 ms\tDEL/s\t")
+	fmt.Fprintln(w, "plugin\taddresses\theld\tat once\tADD p50 ms\tp90 ms\tcpu ms\tADD/s\tDEL p50 ms\tp90 ms\tcpu ms\tDEL/s\t")
 	for _, t := range setups {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t\n", t.Plugin, t.Family, t.Held, t.AtOnce, percentileCells(t.Add), percentileCells(t.Del))
+		addresses := t.Family
+		if t.Masquerade {
+			addresses += ", ipMasq"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t\n", t.Plugin, addresses, t.Held, t.AtOnce, percentileCells(t.Add), percentileCells(t.Del))
 	}
 	return w.Flush()
 }
@@ -166,7 +170,7 @@ func percentileCells(p bench.Percentiles) string {
 	if p.PerSecond != 0 {
 		rate = fmt.Sprintf("%.0f", p.PerSecond)
 	}
-	return fmt.Sprintf("%.2f\t%.2f\t%s", p.P50Ms, p.P90Ms, rate)
+	return fmt.Sprintf("%.2f\t%.2f\t%.2f\t%s", p.P50Ms, p.P90Ms, p.CPUMs, rate)
 }
 
 func printFigures(out io.Writer, figures []bench.Figure) error {

@@ -33,20 +33,25 @@ type Setup struct {
 	Family string `json:"family"`
 	Held   int    `json:"held"`   // addresses held already
 	AtOnce int    `json:"atOnce"` // pods; 1: one after the other
+	// Masquerade: the network has ipMasq.
+	Masquerade bool `json:"masquerade"`
 }
 
 // String is the name of the setup's candidate.
 func (s Setup) String() string {
-	return fmt.Sprintf("%s %s, %d held, %d at once", s.Plugin, s.Family, s.Held, s.AtOnce)
+	name := fmt.Sprintf("%s %s, %d held, %d at once", s.Plugin, s.Family, s.Held, s.AtOnce)
+	if s.Masquerade {
+		name += ", ipMasq"
+	}
+	return name
 }
 
-// The figures of a candidate: of ADD and DEL milliseconds, of the rates calls
-// per second, where several are at once.
+// The figures of a candidate: of ADD and DEL milliseconds, by the clock and of
+// the processors, and where several are at once calls per second.
 const (
-	addTime = "ADD"
-	delTime = "DEL"
-	addRate = "ADD/s"
-	delRate = "DEL/s"
+	addTime, delTime = "ADD", "DEL"
+	addCPU, delCPU   = "ADD cpu", "DEL cpu"
+	addRate, delRate = "ADD/s", "DEL/s"
 )
 
 // Candidates that are no setups.
@@ -127,13 +132,14 @@ func (b *cniBench) setups() []Setup {
 			continue
 		}
 		for _, family := range []string{IPv4, IPv6, Dual} {
-			setups = append(setups, Setup{plugin, family, 0, 1})
+			setups = append(setups, oneByOne(plugin, family, 0))
 		}
+		setups = append(setups, masqueraded(plugin))
 		for _, held := range b.opts.Held {
-			setups = append(setups, Setup{plugin, IPv4, held, 1})
+			setups = append(setups, oneByOne(plugin, IPv4, held))
 		}
-		for _, atOnce := range b.opts.AtOnce {
-			setups = append(setups, Setup{plugin, IPv4, 0, atOnce})
+		for _, n := range b.opts.AtOnce {
+			setups = append(setups, atOnce(plugin, n))
 		}
 	}
 	return setups
@@ -171,7 +177,17 @@ func (b *cniBench) build(ctx context.Context, setups []Setup) error {
 	return nil
 }
 
-func oneByOne(plugin, family string, held int) Setup { return Setup{plugin, family, held, 1} }
+func oneByOne(plugin, family string, held int) Setup {
+	return Setup{Plugin: plugin, Family: family, Held: held, AtOnce: 1}
+}
+
+func masqueraded(plugin string) Setup {
+	return Setup{Plugin: plugin, Family: IPv4, AtOnce: 1, Masquerade: true}
+}
+
+func atOnce(plugin string, n int) Setup {
+	return Setup{Plugin: plugin, Family: IPv4, AtOnce: n}
+}
 
 // addSetup makes a world and shows that a pod is attached and detached in it.
 func (b *cniBench) addSetup(ctx context.Context, name string, s Setup) error {
@@ -200,11 +216,11 @@ func (b *cniBench) addSetup(ctx context.Context, name string, s Setup) error {
 func start(ctx context.Context, p *plugin) (Sample, error) {
 	sample := Sample{}
 	for range repeats {
-		_, took, err := p.call(ctx, "VERSION", "", "")
+		_, c, err := p.call(ctx, "VERSION", "", "")
 		if err != nil {
 			return nil, err
 		}
-		sample[addTime] = append(sample[addTime], milliseconds(took))
+		sample[addTime] = append(sample[addTime], c.wall)
 	}
 	return sample, nil
 }
@@ -220,10 +236,12 @@ func (b *cniBench) oneByOne(ctx context.Context, p *plugin, s Setup) (Sample, er
 		if err != nil {
 			return nil, err
 		}
-		for _, figure := range []string{addTime, delTime} {
-			all[figure] = append(all[figure], sample[figure]...)
+		for figure, values := range sample {
+			all[figure] = append(all[figure], values...)
 		}
 	}
+	delete(all, addRate) // of one it is not a rate
+	delete(all, delRate)
 	return all, nil
 }
 
@@ -238,28 +256,30 @@ func (b *cniBench) atOnce(ctx context.Context, p *plugin, n int) (Sample, error)
 	}
 	sample := Sample{}
 	for _, verb := range []string{"ADD", "DEL"} {
-		times := make([]float64, n)
+		costs := make([]cost, n)
 		var all errgroup.Group
 		began := time.Now()
 		for i, s := range b.sandboxes[:n] {
-			all.Go(func() error {
-				_, took, err := p.call(ctx, verb, fmt.Sprintf("pod-%d", first+i), s.ns.Path())
-				times[i] = milliseconds(took)
+			all.Go(func() (err error) {
+				_, costs[i], err = p.call(ctx, verb, fmt.Sprintf("pod-%d", first+i), s.ns.Path())
 				return err
 			})
 		}
 		if err := all.Wait(); err != nil {
 			return nil, err
 		}
-		sample[verb] = times
 		sample[verb+"/s"] = []float64{float64(n) / time.Since(began).Seconds()}
+		for _, c := range costs {
+			sample[verb] = append(sample[verb], c.wall)
+			sample[verb+" cpu"] = append(sample[verb+" cpu"], c.cpu)
+		}
 	}
 	return sample, nil
 }
 
 func (b *cniBench) addAllocation(ctx context.Context, held int) error {
 	b.opts.Progress("prepare " + allocating(held))
-	s := Setup{Fairlead, IPv4, held, 1}
+	s := oneByOne(Fairlead, IPv4, held)
 	dataDir := filepath.Join(b.dir, fmt.Sprintf("allocating-%d", held))
 	if err := fill(ctx, s, dataDir); err != nil {
 		return err

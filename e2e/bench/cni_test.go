@@ -49,13 +49,16 @@ func TestCNI(t *testing.T) {
 	for _, times := range r.Setups {
 		setups = append(setups, times.Setup)
 		for _, p := range []Percentiles{times.Add, times.Del} {
-			if p.P50Ms <= 0 || p.P90Ms < p.P50Ms || (p.PerSecond > 0) != (times.AtOnce > 1) {
+			if p.P50Ms <= 0 || p.P90Ms < p.P50Ms || p.CPUMs <= 0 || (p.PerSecond > 0) != (times.AtOnce > 1) {
 				t.Errorf("%s: %+v", times.Setup, p)
 			}
 		}
 	}
 	for _, plugin := range []string{Fairlead, Reference} {
-		for _, want := range []Setup{{plugin, IPv4, 0, 1}, {plugin, IPv6, 0, 1}, {plugin, Dual, 0, 1}, {plugin, IPv4, 7, 1}, {plugin, IPv4, 0, 3}} {
+		for _, want := range []Setup{
+			{plugin, IPv4, 0, 1, false}, {plugin, IPv6, 0, 1, false}, {plugin, Dual, 0, 1, false},
+			{plugin, IPv4, 0, 1, true}, {plugin, IPv4, 7, 1, false}, {plugin, IPv4, 0, 3, false},
+		} {
 			if !slices.Contains(setups, want) {
 				t.Errorf("there is no %s", want)
 			}

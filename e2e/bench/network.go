@@ -63,7 +63,7 @@ func network(p products, s Setup, dataDir string) map[string]any {
 	}
 	return object{
 		"cniVersion": "1.1.0", "name": networkName, "type": filepath.Base(p.program(s.Plugin)),
-		"bridge": "cni0", "isDefaultGateway": true,
+		"bridge": "cni0", "isDefaultGateway": true, "ipMasq": s.Masquerade,
 		"ipam": object{"type": ipamType, "dataDir": dataDir, "ranges": ranges},
 	}
 }

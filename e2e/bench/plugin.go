@@ -38,13 +38,17 @@ func newPlugin(p products, s Setup, dataDir string) (*plugin, error) {
 
 func (p *plugin) close() { _ = p.host.Close() }
 
-// call runs the program as a container runtime does, and returns what it printed
-// and how long it ran: from before fork until it has ended and its output is
-// read.
-func (p *plugin) call(ctx context.Context, verb, container, netnsPath string) (out []byte, took time.Duration, err error) {
+// cost is what a call takes, in milliseconds.
+type cost struct {
+	wall float64 // from before fork until the program has ended and its output is read
+	cpu  float64 // of its processes, in user space and in the kernel
+}
+
+// call runs the program as a container runtime does, and returns what it printed.
+func (p *plugin) call(ctx context.Context, verb, container, netnsPath string) (out []byte, c cost, err error) {
 	stdin, err := filledPipe(p.conf)
 	if err != nil {
-		return nil, 0, err
+		return nil, cost{}, err
 	}
 	defer func() { _ = stdin.Close() }()
 	cmd := exec.CommandContext(ctx, p.program)
@@ -54,13 +58,15 @@ func (p *plugin) call(ctx context.Context, verb, container, netnsPath string) (o
 	err = p.host.Do(func() (err error) {
 		began := time.Now()
 		out, err = cmd.Output()
-		took = time.Since(began)
+		c.wall = milliseconds(time.Since(began))
 		return err
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("%s %s: %w: %s", filepath.Base(p.program), verb, err, out)
+		return nil, cost{}, fmt.Errorf("%s %s: %w: %s", filepath.Base(p.program), verb, err, out)
 	}
-	return out, took, nil
+	// Of processes that it waited for, too: the IPAM plugin's.
+	c.cpu = milliseconds(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime())
+	return out, c, nil
 }
 
 // filledPipe returns the end to read of a pipe that holds a text, which must be

@@ -30,6 +30,7 @@ type Times struct {
 type Percentiles struct {
 	P50Ms     float64 `json:"p50Ms"`
 	P90Ms     float64 `json:"p90Ms"`
+	CPUMs     float64 `json:"cpuMs"`               // median processor time
 	PerSecond float64 `json:"perSecond,omitempty"` // where several are at once
 }
 
@@ -77,7 +78,7 @@ func newCNIReport(opts CNIOptions, setups []Setup, result Result, random *rand.R
 	r := CNIReport{Seed: opts.Seed, Blocks: result.Blocks, Discarded: result.Discarded}
 	r.StartMs = result.Series(starting, addTime).Quantile(0.5)
 	for _, s := range setups {
-		r.Setups = append(r.Setups, Times{s, percentiles(result, s, addTime, addRate), percentiles(result, s, delTime, delRate)})
+		r.Setups = append(r.Setups, Times{s, percentiles(result, s, addTime), percentiles(result, s, delTime)})
 	}
 	c := comparison{result, random}
 	r.Figures = append(r.Figures, c.own(opts)...)
@@ -96,10 +97,11 @@ func newCNIReport(opts CNIOptions, setups []Setup, result Result, random *rand.R
 	return r, nil
 }
 
-func percentiles(result Result, s Setup, time, rate string) Percentiles {
-	series := result.Series(s.String(), time)
-	p := Percentiles{P50Ms: series.Quantile(0.5), P90Ms: series.Quantile(0.9)}
-	if rates := result.Series(s.String(), rate); len(rates) != 0 {
+// percentiles are of a verb, whose name is that of its times.
+func percentiles(result Result, s Setup, verb string) Percentiles {
+	times, cpu := result.Series(s.String(), verb), result.Series(s.String(), verb+" cpu")
+	p := Percentiles{P50Ms: times.Quantile(0.5), P90Ms: times.Quantile(0.9), CPUMs: cpu.Quantile(0.5)}
+	if rates := result.Series(s.String(), verb+"/s"); len(rates) != 0 {
 		p.PerSecond = rates.Quantile(0.5)
 	}
 	return p
@@ -123,13 +125,15 @@ func (c comparison) difference(figure, a, b string) Interval {
 // own are the figures of Fairlead alone. The first is the resolution: what is
 // closer to 1 than its interval is wide is no difference.
 func (c comparison) own(opts CNIOptions) []Figure {
-	base := oneByOne(Fairlead, IPv4, 0).String()
+	base, masquerade := oneByOne(Fairlead, IPv4, 0).String(), masqueraded(Fairlead).String()
 	figures := []Figure{
 		{Name: "the same against itself, ADD", Unit: "×", Interval: c.ratio(addTime, twin, base)},
 		{Name: "the same against itself, DEL", Unit: "×", Interval: c.ratio(delTime, twin, base)},
 		{Name: "ADD above starting the program", Unit: "ms", Interval: c.difference(addTime, base, starting), AtMost: 3},
 		{Name: "ADD, IPv6 to IPv4", Unit: "×", Interval: c.ratio(addTime, oneByOne(Fairlead, IPv6, 0).String(), base), AtMost: 1.1},
 		{Name: "ADD, dual to IPv4", Unit: "×", Interval: c.ratio(addTime, oneByOne(Fairlead, Dual, 0).String(), base)},
+		{Name: "ADD, with ipMasq to without", Unit: "×", Interval: c.ratio(addTime, masquerade, base), AtMost: 1.1},
+		{Name: "DEL, with ipMasq to without", Unit: "×", Interval: c.ratio(delTime, masquerade, base), AtMost: 1.1},
 	}
 	for _, held := range opts.Held {
 		figures = append(figures,
@@ -141,22 +145,30 @@ func (c comparison) own(opts CNIOptions) []Figure {
 
 // beside are the figures beside the reference plugins.
 func (c comparison) beside(opts CNIOptions) []Figure {
-	beside := func(figure, family string, held, atOnce int) Interval {
-		return c.ratio(figure, Setup{Fairlead, family, held, atOnce}.String(), Setup{Reference, family, held, atOnce}.String())
+	figure := func(what, of string, s Setup) Figure {
+		reference := s
+		reference.Plugin = Reference
+		return Figure{Name: what + ", fairlead to reference", Unit: "×", Interval: c.ratio(of, s.String(), reference.String())}
 	}
 	var figures []Figure
 	for _, family := range []string{IPv4, IPv6, Dual} {
-		figures = append(figures,
-			Figure{Name: "ADD, fairlead to reference, " + family, Unit: "×", Interval: beside(addTime, family, 0, 1), AtMost: 0.3},
-			Figure{Name: "DEL, fairlead to reference, " + family, Unit: "×", Interval: beside(delTime, family, 0, 1)})
+		s := oneByOne(Fairlead, family, 0)
+		add := figure("ADD, "+family, addTime, s)
+		add.AtMost = 0.3
+		figures = append(figures, add, figure("DEL, "+family, delTime, s))
 	}
+	figures = append(figures,
+		figure("processor time of ADD", addCPU, oneByOne(Fairlead, IPv4, 0)),
+		figure("processor time of DEL", delCPU, oneByOne(Fairlead, IPv4, 0)),
+		figure("ADD with ipMasq", addTime, masqueraded(Fairlead)),
+		figure("DEL with ipMasq", delTime, masqueraded(Fairlead)))
 	for _, held := range opts.Held {
-		figures = append(figures, Figure{Name: fmt.Sprintf("ADD, fairlead to reference, %d held", held), Unit: "×", Interval: beside(addTime, IPv4, held, 1)})
+		figures = append(figures, figure(fmt.Sprintf("ADD, %d held", held), addTime, oneByOne(Fairlead, IPv4, held)))
 	}
 	for _, n := range opts.AtOnce {
-		figures = append(figures,
-			Figure{Name: fmt.Sprintf("ADD/s, fairlead to reference, %d at once", n), Unit: "×", Interval: beside(addRate, IPv4, 0, n), AtLeast: 3},
-			Figure{Name: fmt.Sprintf("DEL/s, fairlead to reference, %d at once", n), Unit: "×", Interval: beside(delRate, IPv4, 0, n)})
+		add := figure(fmt.Sprintf("ADD/s, %d at once", n), addRate, atOnce(Fairlead, n))
+		add.AtLeast = 3
+		figures = append(figures, add, figure(fmt.Sprintf("DEL/s, %d at once", n), delRate, atOnce(Fairlead, n)))
 	}
 	return figures
 }
