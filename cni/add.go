@@ -12,13 +12,15 @@ import (
 	"github.com/fairlead/fairlead/cni/step"
 )
 
-// Add attaches a pod and prints the result. When it fails there is nothing left
-// of it: no interface, no address held.
-//
-// A prevResult in the configuration is not looked at, as with the reference
-// plugin: who makes the interface comes first in a chain.
+// Add attaches a pod and prints the result, added to that of the plugins before
+// it in the chain (which the reference plugin drops). When it fails there is
+// nothing left of it: no interface, no address held.
 func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) error {
 	conf, err := load(args)
+	if err != nil {
+		return err
+	}
+	previous, err := conf.previous()
 	if err != nil {
 		return err
 	}
@@ -37,7 +39,7 @@ func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) error {
 		a.configure,
 		func() (step.Undo, error) { return nil, a.connection.Settle() },
 		a.setLoopbackUp,
-		func() (step.Undo, error) { return nil, p.print(a.Result, args.StdinData) },
+		func() (step.Undo, error) { return nil, p.print(after(previous, a.Result), args.StdinData) },
 	)
 	return err
 }
@@ -57,15 +59,15 @@ func (a *attachment) refuseSecond() error {
 }
 
 // allocate gets addresses, routes and DNS settings from IPAM. DNS settings of
-// the network's configuration take the place of IPAM's, as with the reference
-// plugin.
+// the runtime take the place of those of the network's configuration, and these
+// of IPAM's.
 func (a *attachment) allocate(ctx context.Context) (step.Undo, error) {
 	result, err := a.conf.ipam.Add(ctx, a.args)
 	if err != nil {
 		return nil, err
 	}
-	if !a.conf.DNS.IsEmpty() {
-		result.DNS = a.conf.DNS
+	if dns := a.conf.dns(); !dns.IsEmpty() {
+		result.DNS = dns
 	}
 	a.Result = result
 	return func() error { return a.conf.ipam.Del(ctx, a.args) }, nil

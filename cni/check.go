@@ -22,7 +22,11 @@ func (p *Plugin) Check(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if len(conf.PrevResult) == 0 {
+	previous, err := conf.previous()
+	if err != nil {
+		return err
+	}
+	if previous == nil {
 		return invalid("prevResult: CHECK needs the result of ADD, and there is none")
 	}
 	a, err := open(args, conf)
@@ -30,9 +34,7 @@ func (p *Plugin) Check(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	defer a.close()
-	if a.Result, err = decodeResult(conf.PrevResult); err != nil {
-		return invalid("prevResult: %v", err)
-	}
+	a.Result = previous
 	a.Result.IPs = slices.DeleteFunc(a.Result.IPs, a.ofAnother)
 	if err := a.conf.ipam.Check(ctx, args); err != nil {
 		return err
@@ -118,13 +120,14 @@ func (a *attachment) checkAddresses(device link.Device) ([]string, error) {
 	return differences, nil
 }
 
-// checkRoutes looks for the routes in any table: a plugin later in the chain
-// may have moved them, as sbr does.
+// checkRoutes looks for the routes in any table, because a plugin later in the
+// chain may have moved them, as sbr does, and by any interface, because the
+// result does not say whose interface a route is of.
 func (a *attachment) checkRoutes(device link.Device) ([]string, error) {
 	if len(a.Result.Routes) == 0 {
 		return nil, nil
 	}
-	present, err := a.Pod.Routes(device)
+	present, err := a.allRoutes()
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +139,22 @@ func (a *attachment) checkRoutes(device link.Device) ([]string, error) {
 		}
 	}
 	return differences, nil
+}
+
+func (a *attachment) allRoutes() ([]link.Route, error) {
+	devices, err := a.Pod.Devices()
+	if err != nil {
+		return nil, err
+	}
+	var all []link.Route
+	for _, device := range devices {
+		routes, err := a.Pod.Routes(device)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, routes...)
+	}
+	return all, nil
 }
 
 // serves reports whether a route that is there is the one that is wanted.

@@ -187,6 +187,32 @@ func TestCheckInAChain(t *testing.T) {
 	}
 }
 
+// TestCheckOfAChain has this plugin come after another, whose interface, address
+// and route are in the result that it passes on.
+func TestCheckOfAChain(t *testing.T) {
+	node, pod := newNode(t), newPod(t, "pod")
+	pod.ns.RunT(t, "ip", "link", "add", "tun0", "type", "bridge")
+	pod.ns.RunT(t, "ip", "addr", "add", "192.0.2.7/24", "dev", "tun0")
+	pod.ns.RunT(t, "ip", "link", "set", "tun0", "up")
+	pod.ns.RunT(t, "ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.1")
+	conf := newNetwork(t, "10.9.0.0/24").with("isDefaultGateway", true)
+	result := node.addT(t, pod, conf.with("prevResult", network{
+		"cniVersion": "1.1.0",
+		"interfaces": []network{{"name": "tun0", "sandbox": pod.netns}},
+		"ips":        []network{{"address": "192.0.2.7/24", "gateway": "192.0.2.1", "interface": 0}},
+		"routes":     []network{{"dst": "198.51.100.0/24", "gw": "192.0.2.1"}},
+	}))
+	if err := node.check(pod, conf, result); err != nil {
+		t.Error(err)
+	}
+	pod.ns.RunT(t, "ip", "addr", "del", "10.9.0.2/24", "dev", "eth0")
+	pod.ns.RunT(t, "ip", "route", "add", "default", "via", "192.0.2.1")
+	const want = "interface eth0 does not have the address 10.9.0.2/24; the pod does not have the route 0.0.0.0/0 via 10.9.0.1 dev eth0"
+	if err := node.check(pod, conf, result); text(err) != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
 func TestCheckRefuses(t *testing.T) {
 	node, pod, conf := newNode(t), newPod(t, "pod"), newNetwork(t)
 	result := node.addT(t, pod, conf)

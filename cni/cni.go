@@ -18,8 +18,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/fairlead/fairlead/cni/hostlocal"
 )
@@ -70,17 +68,4 @@ func verb(f func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) erro
 		}
 		return types.NewError(code, strings.ReplaceAll(err.Error(), "\n", "; "), "")
 	}
-}
-
-// print writes a result in the version of the configuration.
-func (p *Plugin) print(result *types100.Result, stdin []byte) error {
-	wanted, err := (&version.ConfigDecoder{}).Decode(stdin)
-	if err != nil {
-		return err
-	}
-	converted, err := result.GetAsVersion(wanted)
-	if err != nil {
-		return err
-	}
-	return converted.PrintTo(p.Stdout)
 }

@@ -34,7 +34,12 @@ type document struct {
 		} `json:"cni"`
 	} `json:"args"`
 	RuntimeConfig struct {
-		MAC string `json:"mac"`
+		MAC string   `json:"mac"`
+		DNS struct { // the keys are those of the capability, not of types.DNS
+			Servers  []string `json:"servers"`
+			Searches []string `json:"searches"`
+			Options  []string `json:"options"`
+		} `json:"dns"`
 	} `json:"runtimeConfig"`
 }
 
@@ -121,6 +126,16 @@ func (d document) wantedMAC(cniArgs string) (net.HardwareAddr, error) {
 		}
 	}
 	return nil, nil
+}
+
+// dns are the settings that the runtime or the configuration asks for.
+func (d document) dns() types.DNS {
+	wanted := d.RuntimeConfig.DNS
+	asked := types.DNS{Nameservers: wanted.Servers, Search: wanted.Searches, Options: wanted.Options}
+	if !asked.IsEmpty() {
+		return asked
+	}
+	return d.DNS
 }
 
 func parseMAC(field, value string) (net.HardwareAddr, error) {

@@ -13,7 +13,6 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/types/create"
 )
 
 // delegate is IPAM by another program (section 4 of the specification).
@@ -117,13 +116,4 @@ func reported(out []byte, err error) error {
 		return err
 	}
 	return &e
-}
-
-// decodeResult reads a result of any version.
-func decodeResult(text []byte) (*types100.Result, error) {
-	result, err := create.CreateFromBytes(text)
-	if err != nil {
-		return nil, fmt.Errorf("decode result: %w", err)
-	}
-	return types100.NewResultFromResult(result)
 }

@@ -177,6 +177,10 @@ func TestDelegateIsUndone(t *testing.T) {
 			onAdd:    `echo '{"cniVersion": "1.1.0"}'`,
 			wantCode: types.ErrInternal, want: "IPAM plugin ipam-of-test: its result has no address",
 		},
+		"one of its addresses is none": {
+			onAdd:    `echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.2/24"}, null]}'`,
+			wantCode: types.ErrInternal, want: "IPAM plugin ipam-of-test: decode result: ips[1] has no address",
+		},
 		"a later step fails": {
 			onAdd:    "echo '" + addresses + "'",
 			wantCode: types.ErrInternal, want: "bridge: interface lo is a device, not a bridge",
