@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -15,16 +14,16 @@ import (
 
 // nodeFlags are the flags of 'fairlead node' as given.
 type nodeFlags struct {
-	manifests     string
+	from          sourceFlags
 	nodeName      string
 	routing       string
 	vni           int
 	port          int
 	masquerade    string
 	notMasquerade []string
-	installFlags
-	healthz   string
-	logFormat string
+	install       installFlags
+	healthz       string
+	logFormat     string
 }
 
 func nodeCommand(e env) *cobra.Command {
@@ -38,20 +37,21 @@ by their own addresses; what leaves the cluster gets the node's. When pods can b
 connected it installs the CNI plugin and its configuration for the container
 runtime. It runs until SIGTERM or SIGINT; what it has programmed stays and goes on
 working ('fairlead cleanup' removes it).`,
-		Example: "  fairlead node --manifests /etc/fairlead/cluster --node-name node-1",
-		Args:    noArgs,
+		Example: `  fairlead node --kubeconfig /etc/fairlead/kubeconfig
+  fairlead node --manifests /etc/fairlead/cluster --node-name node-1`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runNode(cmd.Context(), e, f)
 		},
 	}
-	cmd.Flags().StringVar(&f.manifests, "manifests", "", "directory of YAML files with the objects, watched (required)")
+	f.from.register(cmd)
 	cmd.Flags().StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name in lower case)")
 	cmd.Flags().StringVar(&f.routing, "routing", string(cninode.Auto), "how other nodes are reached: direct, vxlan, or auto for direct where they are on the link")
 	cmd.Flags().IntVar(&f.vni, "vxlan-vni", 7250, "VXLAN network identifier (1 to 16777215), the same on all nodes")
 	cmd.Flags().IntVar(&f.port, "vxlan-port", 4789, "UDP port of VXLAN (1 to 65535), the same on all nodes")
 	cmd.Flags().StringVar(&f.masquerade, "masquerade", "auto", "how what leaves the cluster gets the node's address: nftables, iptables, auto for what the kernel has, or none")
 	cmd.Flags().StringSliceVar(&f.notMasquerade, "non-masquerade-cidrs", nil, "ranges that count as the cluster's, besides all pod CIDRs and node addresses")
-	f.register(cmd)
+	f.install.register(cmd)
 	cmd.Flags().StringVar(&f.healthz, "healthz-bind-address", "", `address and port that answer /healthz and /readyz, "" for none`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	return cmd
@@ -67,12 +67,9 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return err
 	}
 	n.log = log
-	if f.manifests == "" {
-		return usagef("--manifests: missing: the directory with the objects of the cluster")
-	}
-	source, err := watch.NewDir(f.manifests)
+	source, from, err := f.from.open(n.name)
 	if err != nil {
-		return usageError{fmt.Errorf("--manifests: %w", err)}
+		return err
 	}
 	defer func() { _ = source.Close() }()
 	if err := n.open(ctx, f.masquerade); err != nil {
@@ -84,8 +81,10 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return err
 	}
 	defer stop()
-
-	log.Info("node starts", "version", version, "node", n.name, "routing", n.options.Routing, "masquerade", n.table, "manifests", f.manifests)
+	if kube, ok := source.(*watch.Kube); ok {
+		go logStale(ctx, kube, log)
+	}
+	log.Info("node starts", "version", version, "node", n.name, "routing", n.options.Routing, "masquerade", n.table, from)
 	err = n.run(ctx, source)
 	log.Info("node ends; what is programmed stays")
 	return err
@@ -109,7 +108,7 @@ func (f nodeFlags) newLoop(e env) (*nodeLoop, error) {
 	if n.notMasquerade, err = parseCIDRs("--non-masquerade-cidrs", f.notMasquerade, ""); err != nil {
 		return nil, err
 	}
-	n.installer, err = f.newInstaller()
+	n.installer, err = f.install.newInstaller()
 	return n, err
 }
 

@@ -21,7 +21,7 @@ import (
 func TestNodeUsageErrors(t *testing.T) {
 	dir := t.TempDir()
 	tests := []struct{ args, want string }{
-		{"node", `--manifests: missing: the directory with the objects of the cluster`},
+		{"node", `--kubeconfig or --manifests: missing: where the objects of the cluster come from (only in a pod of the cluster is that known)`},
 		{"node extra", `argument "extra": 'fairlead node' takes none`},
 		{"node --manifests /nonexistent", `--manifests: watch /nonexistent: no such file or directory`},
 		{"node --manifests " + dir + " --routing bgp", `--routing "bgp": allowed are auto, direct and vxlan`},
