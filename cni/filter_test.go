@@ -2,6 +2,8 @@ package cni_test
 
 import (
 	"net"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,8 +107,22 @@ func TestMasqueradeIsCollected(t *testing.T) {
 			if strings.Contains(state, "net/lost/eth0") || !strings.Contains(state, "net/kept/eth0") || !strings.Contains(state, "other/other/eth0") {
 				t.Errorf("after GC:\n%s", state)
 			}
+			if err := node.gc(conf); err != nil {
+				t.Fatal(err)
+			}
+			if left := networkChains(filterState(t, node, backend)); len(left) != 1 {
+				t.Errorf("chains after GC of all pods of one of two networks: %q", left)
+			}
 		})
 	}
+}
+
+// networkChains are the chains in a state of the packet filter that are not for
+// all networks, each once.
+func networkChains(state string) []string {
+	names := regexp.MustCompile(`(?m)^(?:-N FAIRLEAD-CNI-\S+|\s*chain net-\S+)`).FindAllString(state, -1)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // TestFailedAddLeavesNoFilter has an ADD fail after the packet filter knows the

@@ -5,10 +5,10 @@
 //
 //	*nat
 //	-A POSTROUTING -j FAIRLEAD-CNI
-//	-A FAIRLEAD-CNI -s 10.9.0.2/32 -m comment --comment "net/pod/eth0" -j FAIRLEAD-CNI-5ad1…
-//	-A FAIRLEAD-CNI-5ad1… -d 10.9.0.0/24 -j RETURN
-//	-A FAIRLEAD-CNI-5ad1… -d 224.0.0.0/4 -j RETURN
-//	-A FAIRLEAD-CNI-5ad1… -j MASQUERADE
+//	-A FAIRLEAD-CNI -s 10.9.0.2/32 -m comment --comment "net/pod/eth0" -j FAIRLEAD-CNI-5ad…-0c2…
+//	-A FAIRLEAD-CNI-5ad…-0c2… -d 10.9.0.0/24 -j RETURN
+//	-A FAIRLEAD-CNI-5ad…-0c2… -d 224.0.0.0/4 -j RETURN
+//	-A FAIRLEAD-CNI-5ad…-0c2… -j MASQUERADE
 //
 // The comment is the owner, by which DEL and GC find a rule. A chain is for all
 // pods of a network with the same addresses to spare. Rules of others are not
@@ -29,12 +29,8 @@ import (
 	"github.com/fairlead/fairlead/cni/mode"
 )
 
-// podChain has a rule for every address of a pod, networkPrefix and a hash are
-// the name of a chain of a network.
-const (
-	podChain      = "FAIRLEAD-CNI"
-	networkPrefix = podChain + "-"
-)
+// podChain has a rule for every address of a pod.
+const podChain = "FAIRLEAD-CNI"
 
 // family is iptables for one version of IP.
 type family struct {
@@ -75,7 +71,37 @@ func Collect(network string, keep []mode.Owner) error {
 	for _, o := range keep {
 		kept[o.String()] = true
 	}
-	return remove(func(comment string) bool { return mode.InNetwork(comment, network) && !kept[comment] })
+	stale := func(comment string) bool { return mode.InNetwork(comment, network) && !kept[comment] }
+	if err := remove(stale); err != nil {
+		return err
+	}
+	var failed []error
+	for _, f := range families {
+		failed = append(failed, f.collectChains(network))
+	}
+	return errors.Join(failed...)
+}
+
+// collectChains deletes the chains of a network that no pod uses.
+func (f family) collectChains(network string) error {
+	present, err := f.rules()
+	if err != nil {
+		return err
+	}
+	used := func(chain string) bool {
+		return slices.ContainsFunc(present, func(rule string) bool { return strings.HasSuffix(rule, " -j "+chain) })
+	}
+	var lines []string
+	for _, line := range present {
+		chain, found := strings.CutPrefix(line, "-N ")
+		if found && strings.HasPrefix(chain, chainPrefix(network)) && !used(chain) {
+			lines = append(lines, "-F "+chain, "-X "+chain)
+		}
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return f.restore(lines)
 }
 
 // attempts is how often something is done again that others got in the way of.
@@ -129,10 +155,18 @@ func (f family) additions(present []string, owner mode.Owner, pod []netip.Addr, 
 }
 
 // networkChain is named by what is in it, so that a chain never has to change
-// while pods use it. Names of chains have at most 28 characters.
+// while pods use it.
 func networkChain(network string, exempt []netip.Prefix) string {
-	hash := sha256.Sum256(fmt.Appendf(nil, "%s %v", network, exempt))
-	return networkPrefix + hex.EncodeToString(hash[:7])
+	return chainPrefix(network) + hash(fmt.Sprint(exempt))
+}
+
+// chainPrefix is what the chains of a network have in common.
+func chainPrefix(network string) string { return podChain + "-" + hash(network) + "-" }
+
+// hash is as short as it has to be: names of chains have at most 28 characters.
+func hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])[:7]
 }
 
 // remove deletes the pods' rules whose comments say so, of both families.

@@ -3,12 +3,15 @@ package nft
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/cni/mode"
 )
@@ -16,14 +19,14 @@ import (
 // The table that masquerades:
 //
 //	table inet fairlead-cni {
-//		map masquerade4 { type ipv4_addr : verdict; elements = { 10.9.0.2 : goto net-5ad1… } }
+//		map masquerade4 { type ipv4_addr : verdict; elements = { 10.9.0.2 : goto net-5ad1…-0c22… } }
 //		map masquerade6 { type ipv6_addr : verdict }
 //		chain postrouting {
 //			type nat hook postrouting priority srcnat
 //			ip saddr vmap @masquerade4
 //			ip6 saddr vmap @masquerade6
 //		}
-//		chain net-5ad1… {
+//		chain net-5ad1…-0c22… {
 //			ip daddr 10.9.0.0/24 return
 //			ip daddr 224.0.0.0/4 return
 //			ip6 daddr ff00::/8 return
@@ -73,8 +76,38 @@ func (c *Conn) StopMasquerade(owner mode.Owner) error {
 // networkChain is named by what is in it, so that a chain never has to change
 // while pods use it.
 func networkChain(network string, exempt []netip.Prefix) string {
-	hash := sha256.Sum256(fmt.Appendf(nil, "%s %v", network, exempt))
-	return "net-" + hex.EncodeToString(hash[:8])
+	return chainPrefix(network) + hash(fmt.Sprint(exempt))
+}
+
+// chainPrefix is what the chains of a network have in common.
+func chainPrefix(network string) string { return "net-" + hash(network) + "-" }
+
+func hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:6])
+}
+
+// collectChains deletes the chains of a network that no pod uses.
+func collectChains(network string) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := conn.ListChainsOfTableFamily(masquerade4.family)
+	if err != nil {
+		return fmt.Errorf("list nftables chains: %w", err)
+	}
+	for _, c := range chains {
+		if c.Table.Name != tableName || !strings.HasPrefix(c.Name, chainPrefix(network)) {
+			continue
+		}
+		conn.DelChain(c)
+		err := conn.Flush()
+		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) { // in use; gone
+			return fmt.Errorf("delete nftables chain %s: %w", c.Name, err)
+		}
+	}
+	return nil
 }
 
 // buildMasquerade makes the table and the chain of one network. All of it may be

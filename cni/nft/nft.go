@@ -142,5 +142,8 @@ func (c *Conn) Collect(network string, keep []mode.Owner) error {
 		kept[o.String()] = true
 	}
 	stale := func(comment string) bool { return mode.InNetwork(comment, network) && !kept[comment] }
-	return errors.Join(c.remove(masqueradeSets, stale), c.remove(sourceSets, stale))
+	if err := c.remove(masqueradeSets, stale); err != nil {
+		return errors.Join(err, c.remove(sourceSets, stale))
+	}
+	return errors.Join(collectChains(network), c.remove(sourceSets, stale))
 }
