@@ -31,11 +31,11 @@
 //   - Its hardware address is set, not left to the kernel, so that it counts as
 //     decided. In mode passthru mac, where it is given, is obeyed: the master
 //     takes it on as long as the pod is there.
-//   - IPv6 addresses are there at once, without duplicate address detection.
-//   - Neighbours are told of its IPv6 addresses too when it comes up.
+//   - IPv6 addresses are there at once, without duplicate address detection, the
+//     link-local one too.
+//   - Routes have the mtu and advmss that IPAM gives them.
 //   - DNS settings of IPAM are kept where the configuration has none.
-//   - The result has the interface's MTU.
-//   - The pod's loopback is up.
+//   - The result has the interface's MTU, and the pod's loopback is up.
 package macvlan
 
 import (
