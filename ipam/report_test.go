@@ -3,6 +3,7 @@ package ipam
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -58,8 +59,12 @@ func TestLeasesThatCannotBeRead(t *testing.T) {
 
 func TestReady(t *testing.T) {
 	sets := []Set{{hosts("10.0.0.0/30")}, {hosts("fd00::/64")}}
-	moved := []Set{{hosts("10.0.0.0/30")}, {hosts("fd00::/64")}}
-	moved[0][0].Gateway = addrs("10.0.0.2")[0]
+	two := addrs("10.0.0.2")[0]
+	fullAndMoved := []Set{{hosts("10.0.0.0/30")}}
+	fullAndMoved[0][0].First, fullAndMoved[0][0].Gateway = two, two
+	wider := []Set{{hosts("10.0.0.0/29")}}
+	wider[0][0].Gateway = two
+	taken := &ReservedError{two, "the gateway of 10.0.0.0/30", Owner{"a", "eth0"}}
 	for _, tt := range []struct {
 		name  string
 		holds bool // one pod, which is all that there is room for
@@ -71,7 +76,8 @@ func TestReady(t *testing.T) {
 		{"all is held", true, "", sets, &ExhaustedError{Set: sets[0]}},
 		{"all was held in an earlier boot", true, "another", sets, nil},
 		{"of other ranges", true, "", []Set{{hosts("10.0.1.0/30")}}, nil},
-		{"a pod has the gateway", true, "", moved, &ReservedError{addrs("10.0.0.2")[0], "the gateway of 10.0.0.0/30", Owner{"a", "eth0"}}},
+		{"all is held, and a pod has the gateway", true, "", fullAndMoved, fmt.Errorf("%w; %w", &ExhaustedError{Set: fullAndMoved[0]}, taken)},
+		{"a pod has the gateway, and there are others", true, "", wider, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := newDesk(t, sets...)

@@ -14,8 +14,8 @@ import (
 
 // Status says whether Add could give a pod its addresses now. The error has
 // code 50 where it could not: nothing is left of a range set, or the store cannot
-// be read. It has code 51 where a pod also suffers that runs already, because it
-// holds an address that the configuration has come to reserve. A configuration
+// be read. It has code 51 where besides a pod suffers that runs already, because
+// it holds an address that the configuration has come to reserve. A configuration
 // that Add would refuse is refused the same way.
 func (p *Plugin) Status(ctx context.Context, args *skel.CmdArgs) error {
 	store, _, err := openStore(args.StdinData)

@@ -32,8 +32,13 @@ func TestStatus(t *testing.T) {
 	}
 	n.expect("a", "10.244.1.2/30")
 	expectError(t, n.status(nil), types.ErrPluginNotAvailable, "no addresses left in 10.244.1.0/30")
-	expectError(t, n.status(n.ipam("gateway", "10.244.1.2")), types.ErrLimitedConnectivity,
-		"address 10.244.1.2 is the gateway of 10.244.1.0/30, and container a interface eth0 holds it")
+	moved := n.ipam("gateway", "10.244.1.2")
+	if err := n.status(moved); err != nil {
+		t.Errorf("a pod holds what is now the gateway, and there is an address left: %v", err)
+	}
+	moved["ipam"].(map[string]any)["rangeStart"] = "10.244.1.2"
+	expectError(t, n.status(moved), types.ErrLimitedConnectivity,
+		"no addresses left in 10.244.1.2-10.244.1.2; address 10.244.1.2 is the gateway of 10.244.1.0/30, and container a interface eth0 holds it")
 	expectError(t, n.status(n.ipam("rangeEnd", "10.244.2.9")), types.ErrInvalidNetworkConfig,
 		"ipam.rangeEnd: 10.244.2.9 is not in subnet 10.244.1.0/30")
 	n.boot = "second"
