@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,8 +33,7 @@ func (f *installFlags) register(cmd *cobra.Command) {
 type nodeInstaller struct {
 	installFlags
 	template  *install.Template
-	installed bool   // the plugin is
-	written   []byte // the configuration
+	installed bool // the plugin is
 }
 
 // newInstaller checks the flags.
@@ -64,7 +62,7 @@ func (i *nodeInstaller) plugin() error {
 	return err
 }
 
-// config writes the configuration if it is not written.
+// config writes the configuration if it is not there as it should be.
 func (i *nodeInstaller) config(v install.Values) error {
 	if i.confDir == "" {
 		return nil
@@ -73,12 +71,5 @@ func (i *nodeInstaller) config(v install.Values) error {
 	if err != nil {
 		return fmt.Errorf("fill in --conf-template: %w", err)
 	}
-	if i.written != nil && bytes.Equal(i.written, text) {
-		return nil
-	}
-	if err := install.Config(i.confDir, text); err != nil {
-		return err
-	}
-	i.written = text
-	return nil
+	return install.Config(i.confDir, text)
 }

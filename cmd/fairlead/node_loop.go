@@ -237,7 +237,9 @@ func (l *nodeLoop) others() []cninode.Member {
 
 // masquerade: the cluster is all pods and nodes, and what was said to belong to it.
 func (l *nodeLoop) masquerade(self cninode.Member) error {
-	if l.table == nil {
+	if l.table == nil || len(self.PodCIDRs) == 0 {
+		// Without ranges what is programmed stays: pods that run have their
+		// addresses still, and a Node that lost them is more likely a mistake.
 		return nil
 	}
 	cluster := slices.Clone(l.notMasquerade)

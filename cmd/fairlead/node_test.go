@@ -258,6 +258,24 @@ func (r *running) get(path string) int {
 	return status
 }
 
+// A configuration that somebody removed comes back.
+func TestConfigComesBack(t *testing.T) {
+	conf := t.TempDir()
+	i, err := installFlags{confDir: conf}.newInstaller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(conf, install.Conflist)
+	for range 2 {
+		if err := i.config(install.Values{NodeName: "n1", MTU: 1500}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A node that the cluster does not know changes nothing.
 func TestNodeUnknown(t *testing.T) {
 	r := newNode(t)

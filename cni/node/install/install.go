@@ -26,6 +26,9 @@ const (
 // Binary puts the plugin, the file source, into a directory under both its names.
 // Nothing is written if it is there already.
 func Binary(source, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make directory of plugins: %w", err)
+	}
 	if err := copyFile(source, filepath.Join(dir, Plugin)); err != nil {
 		return fmt.Errorf("install %s: %w", Plugin, err)
 	}
@@ -68,6 +71,9 @@ func Config(dir string, text []byte) error {
 	path := filepath.Join(dir, Conflist)
 	if same(path, text, 0o600) {
 		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make directory of network configurations: %w", err)
 	}
 	if err := write(path, bytes.NewReader(text), 0o600); err != nil {
 		return fmt.Errorf("write network configuration: %w", err)

@@ -132,10 +132,21 @@ func TestInstall(t *testing.T) {
 
 // A file that cannot be written leaves what was there, and nothing else.
 func TestInstallFails(t *testing.T) {
-	if err := Config("/nonexistent", nil); err == nil {
-		t.Error("no error for a directory that is not there")
-	}
 	conf := t.TempDir()
+	file := filepath.Join(conf, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{"Config": Config(filepath.Join(file, "net.d"), nil), "Binary": Binary(file, filepath.Join(file, "bin"))} {
+		if err == nil {
+			t.Errorf("%s: no error for a directory that cannot be made", name)
+		}
+	}
+	made := filepath.Join(conf, "etc", "net.d")
+	if err := Config(made, []byte("text")); err != nil {
+		t.Errorf("a directory that is not there yet: %v", err)
+	}
+	expect(t, filepath.Join(made, Conflist), "text", 0o600)
 	if err := os.Mkdir(filepath.Join(conf, Conflist), 0o755); err != nil {
 		t.Fatal(err)
 	}
