@@ -120,7 +120,7 @@ func TestMasqueradeIsCollected(t *testing.T) {
 // networkChains are the chains in a state of the packet filter that are not for
 // all networks, each once.
 func networkChains(state string) []string {
-	names := regexp.MustCompile(`(?m)^(?:-N FAIRLEAD-CNI-\S+|\s*chain net-\S+)`).FindAllString(state, -1)
+	names := regexp.MustCompile(`(?m)^(?:-N FLCNI-MASQ-\S+|\s*chain net-\S+)`).FindAllString(state, -1)
 	slices.Sort(names)
 	return slices.Compact(names)
 }

@@ -4,11 +4,11 @@
 // has no sets of its own:
 //
 //	*nat
-//	-A POSTROUTING -j FAIRLEAD-CNI
-//	-A FAIRLEAD-CNI -s 10.9.0.2/32 -m comment --comment "net/pod/eth0" -j FAIRLEAD-CNI-5ad…-0c2…
-//	-A FAIRLEAD-CNI-5ad…-0c2… -d 10.9.0.0/24 -j RETURN
-//	-A FAIRLEAD-CNI-5ad…-0c2… -d 224.0.0.0/4 -j RETURN
-//	-A FAIRLEAD-CNI-5ad…-0c2… -j MASQUERADE
+//	-A POSTROUTING -j FLCNI-MASQ
+//	-A FLCNI-MASQ -s 10.9.0.2/32 -m comment --comment "net/pod/eth0" -j FLCNI-MASQ-5ad…-0c2…
+//	-A FLCNI-MASQ-5ad…-0c2… -d 10.9.0.0/24 -j RETURN
+//	-A FLCNI-MASQ-5ad…-0c2… -d 224.0.0.0/4 -j RETURN
+//	-A FLCNI-MASQ-5ad…-0c2… -j MASQUERADE
 //
 // The comment is the owner, by which DEL and GC find a rule. A chain is for all
 // pods of a network with the same addresses to spare. Rules of others are not
@@ -29,8 +29,10 @@ import (
 	"github.com/fairlead/fairlead/cni/mode"
 )
 
-// podChain has a rule for every address of a pod.
-const podChain = "FAIRLEAD-CNI"
+// podChain has a rule for every address of a pod. Its name must not begin with
+// FAIRLEAD-: chains of that name are the proxy's, which deletes those that it
+// does not know.
+const podChain = "FLCNI-MASQ"
 
 // family is iptables for one version of IP.
 type family struct {
