@@ -111,6 +111,9 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 // observe adds to the proxy what answers others about it, until stop is called.
 func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (stop func(), err error) {
 	monitor, counters := health.NewMonitor(node, time.Now), metrics.New(version, f.mode)
+	if kube, ok := p.Source.(*watch.Kube); ok {
+		monitor.Stale = kube.Stale
+	}
 	checks := health.NewNodePorts(monitor.Works)
 	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters}, checks
 

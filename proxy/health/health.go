@@ -25,6 +25,11 @@ const Late = 60 * time.Second
 // Monitor knows how the proxy is, as an Observer of its loop. It is safe for
 // concurrent use.
 type Monitor struct {
+	// Stale, if set, says why the source may not know of a change. That is told
+	// with every answer, but is no reason for a 503: a new process would know no
+	// more, and other nodes are no better off.
+	Stale func(now time.Time) error
+
 	node string
 	now  func() time.Time
 
@@ -94,16 +99,22 @@ func (m *Monitor) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		s := m.state()
-		answer(w, s.live, s)
+		m.answer(w, s.live, s)
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		s := m.state()
-		answer(w, s.live && s.programmed && s.eligible, s)
+		m.answer(w, s.live && s.programmed && s.eligible, s)
 	})
 	return mux
 }
 
-func answer(w http.ResponseWriter, ok bool, s state) {
+func (m *Monitor) answer(w http.ResponseWriter, ok bool, s state) {
+	stale := ""
+	if m.Stale != nil {
+		if err := m.Stale(s.now); err != nil {
+			stale = err.Error()
+		}
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if !ok {
@@ -114,5 +125,6 @@ func answer(w http.ResponseWriter, ok bool, s state) {
 		LastUpdated  time.Time `json:"lastUpdated"`
 		CurrentTime  time.Time `json:"currentTime"`
 		NodeEligible bool      `json:"nodeEligible"`
-	}{s.updated, s.now, s.eligible})
+		Stale        string    `json:"stale,omitempty"`
+	}{s.updated, s.now, s.eligible, stale})
 }

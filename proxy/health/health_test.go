@@ -88,6 +88,17 @@ func TestMonitor(t *testing.T) {
 	}
 }
 
+func TestStaleSourceIsTold(t *testing.T) {
+	m := NewMonitor("n1", time.Now)
+	m.Stale = func(time.Time) error { return errors.New("the watch is silent") }
+	m.UpToDate(0)
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/healthz", nil))
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"stale":"the watch is silent"`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestNodePorts(t *testing.T) {
 	ns := netns.NewT(t)
 	ns.RunT(t, "ip", "link", "set", "lo", "up")
