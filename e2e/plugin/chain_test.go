@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/libcni"
+
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
@@ -14,8 +16,8 @@ import (
 // gives up.
 const patience = 10 * time.Second
 
-// TestChain has plugins of the reference, as they are, come after Fairlead: ADD,
-// what the chain is for, CHECK, and DEL, twice.
+// TestChain has plugins of the reference, as they are, come after Fairlead (and
+// one before): ADD, what the chain is for, CHECK, and DEL, twice.
 func TestChain(t *testing.T) {
 	tuning := func(t *testing.T) object {
 		return object{"type": "tuning", "dataDir": t.TempDir(), "mac": "02:aa:00:00:00:07", "mtu": 1400,
@@ -43,6 +45,8 @@ func TestChain(t *testing.T) {
 		"firewall to one bridge":     {bridged, plugins(object{"type": "firewall", "backend": "iptables", "ingressPolicy": "same-bridge"}), nil, (*site).dropAll, (*site).reachesOutside},
 		"sbr":                        {bridged, plugins(object{"type": "sbr"}), nil, nil, (*site).isRouted},
 		"loopback":                   {bridged, plugins(object{"type": "loopback"}), nil, nil, (*site).isReachable},
+		"loopback before, tuning":    {bridged, []func(*testing.T) object{tuning}, nil, (*site).loopbackFirst, isTuned},
+		"loopback before macvlan":    {onTheWire, []func(*testing.T) object{tuning}, nil, (*site).loopbackFirst, isTuned},
 		"macvlan, tuning":            {onTheWire, []func(*testing.T) object{tuning}, nil, nil, isTuned},
 		"macvlan, sbr":               {onTheWire, plugins(object{"type": "sbr"}), nil, nil, (*site).isRouted},
 		"macvlan, loopback":          {onTheWire, plugins(object{"type": "loopback"}), nil, nil, (*site).isReachable},
@@ -58,16 +62,13 @@ func TestChain(t *testing.T) {
 			if tt.prepare != nil {
 				tt.prepare(s, t)
 			}
-			chain := []object{s.plugin}
+			chain := append(s.before, s.plugin)
 			for _, plugin := range tt.after {
 				chain = append(chain, plugin(t))
 			}
 			list := newList(t, chain...)
 			s.pod.conf.CapabilityArgs = tt.capabilities
-			for _, ip := range s.node.add(t, list, s.pod).IPs {
-				addr, _ := netip.AddrFromSlice(ip.Address.IP)
-				s.addrs = append(s.addrs, addr.Unmap())
-			}
+			s.add(t, list)
 			tt.is(s, t)
 			s.node.check(t, list, s.pod)
 			s.node.del(t, list, s.pod)
@@ -84,6 +85,7 @@ type site struct {
 	outside *netns.NS
 	nodes   []netip.Addr // addresses of the node that outside reaches
 	others  []netip.Addr // addresses of outside
+	before  []object     // the plugins before Fairlead
 	plugin  object       // Fairlead's configuration
 	addrs   []netip.Addr // addresses of the pod, after ADD; of each family one, as the others
 }
@@ -103,6 +105,21 @@ func newSite(t *testing.T, plugin object) *site {
 	s.node.ns.RunT(t, "ip", "link", "add", "eth0", "up", "type", "veth", "peer", "name", "wire0", "netns", s.outside.Path())
 	s.outside.RunT(t, "ip", "link", "set", "wire0", "up")
 	return s
+}
+
+// add has the pod attached, and learns its addresses.
+func (s *site) add(t *testing.T, list *libcni.NetworkConfigList) {
+	t.Helper()
+	result := s.node.add(t, list, s.pod)
+	if len(s.before) != 0 && result.Interfaces[0].Name != "lo" {
+		t.Errorf("the first interface of the result is %s, want that of the plugin before, lo", result.Interfaces[0].Name)
+	}
+	for _, ip := range result.IPs {
+		addr, _ := netip.AddrFromSlice(ip.Address.IP)
+		if result.Interfaces[*ip.Interface].Name == "eth0" {
+			s.addrs = append(s.addrs, addr.Unmap())
+		}
+	}
 }
 
 // bridged has the pod behind a bridge, and the node for its router.
@@ -173,6 +190,10 @@ func (s *site) isRouted(t *testing.T) {
 	s.says(t, s.pod.ns, "default via 10.9.0.1 dev eth0", "ip", "route", "show", "table", "100")
 	s.answers(t)
 }
+
+// loopbackFirst has a plugin come before, whose interface and addresses are then
+// the first of the result.
+func (s *site) loopbackFirst(*testing.T) { s.before = []object{{"type": "loopback"}} }
 
 // dropAll has the node forward nothing that no rule lets through.
 func (s *site) dropAll(t *testing.T) {
