@@ -44,6 +44,31 @@ func BenchmarkAdd(b *testing.B) {
 	b.ReportMetric(median(fairlead.dels)/median(reference.dels), "DEL-ratio")
 }
 
+// BenchmarkFilter is what ipMasq and macspoofchk add to attaching and detaching a
+// pod: the ratios are to neither.
+//
+//	go test -run '^$' -bench Filter -benchtime 200x ./cni
+func BenchmarkFilter(b *testing.B) {
+	program := filepath.Join(fairleadCNI(b), "fairlead-cni")
+	contestants := make([]*contestant, 0, 3)
+	for _, key := range []string{"isDefaultGateway", "ipMasq", "macspoofchk"} {
+		c := newContestant(b, key, program, "fairlead-ipam")
+		c.conf = c.conf.with(key, true)
+		contestants = append(contestants, c)
+	}
+	for i := 0; b.Loop(); i++ {
+		for _, c := range contestants {
+			c.addAndDel(b, fmt.Sprintf("pod-%d", i))
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	neither := contestants[0]
+	for _, c := range contestants[1:] {
+		b.ReportMetric(median(c.adds)/median(neither.adds), c.name+"-ADD-ratio")
+		b.ReportMetric(median(c.dels)/median(neither.dels), c.name+"-DEL-ratio")
+	}
+}
+
 // contestant is a plugin with a node of its own.
 type contestant struct {
 	name       string

@@ -5,9 +5,11 @@
 //	eth0 ───────veth─────── veth3f… ──port── cni0 (gateway's address)
 //
 // It makes and changes what is the mode's own: the bridge, the pair of
-// interfaces, the gateway. What every pod gets in every mode (addresses, routes)
-// is package cni's. It keeps no state: what exists is read from the kernel, and
-// the name of a pod's port follows from the pod.
+// interfaces, the gateway, the pod in the packet filter (packages nft and
+// iptables). What every pod gets in every mode (addresses, routes) is package
+// cni's. It keeps no state: what exists is read from the kernel, the name of a
+// pod's port follows from the pod, and everything that is a pod's says whose it
+// is: ports by their group, the rest by comments.
 //
 // Pods and host get what the reference plugin gives them, with these
 // differences:
@@ -19,6 +21,12 @@
 //     addresses too (ndisc_notify). The kernel's own word, when the interface
 //     comes up, is lost, because the port does not forward yet.
 //   - The pod's loopback is up.
+//   - A bridge that does not look at VLANs is made to where the configuration has
+//     some: pods would be in none, and nobody notice.
+//   - ipMasq is elements of nftables sets, by default too. A pod's traffic to all
+//     of its subnets is spared, and to nonMasqueradeCIDRs.
+//   - macspoofchk checks IPv4 and IPv6 sources and ARP too, of pods with IPAM.
+//   - Ports have a group, by which GC knows them.
 //   - The host's end has the kernel's queue length, 1000, and not 0. Its
 //     accept_ra is left alone: what comes in by a port is the bridge's.
 //   - Both ends have one queue allocated and not one for each processor, of which

@@ -77,11 +77,7 @@ func Collect(network string, keep []mode.Owner) error {
 	if err := remove(stale); err != nil {
 		return err
 	}
-	var failed []error
-	for _, f := range families {
-		failed = append(failed, f.collectChains(network))
-	}
-	return errors.Join(failed...)
+	return each(func(f family) error { return f.collectChains(network) })
 }
 
 // collectChains deletes the chains of a network that no pod uses.
@@ -173,9 +169,17 @@ func hash(text string) string {
 
 // remove deletes the pods' rules whose comments say so, of both families.
 func remove(gone func(comment string) bool) error {
+	return each(func(f family) error { return f.remove(gone) })
+}
+
+// each does something with the families that the node has the program for: there
+// is nothing to remove of another.
+func each(do func(family) error) error {
 	var failed []error
 	for _, f := range families {
-		failed = append(failed, f.remove(gone))
+		if err := do(f); !errors.Is(err, exec.ErrNotFound) {
+			failed = append(failed, err)
+		}
 	}
 	return errors.Join(failed...)
 }
