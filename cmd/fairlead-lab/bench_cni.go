@@ -148,8 +148,11 @@ func printCNIReport(out io.Writer, r bench.CNIReport) error {
 	if err := printTimes(out, r.Setups); err != nil {
 		return err
 	}
-	fmt.Fprintln(out)
-	return printFigures(out, r.Figures)
+	if err := printFigures(out, r.Figures); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\nTwo candidates that are the same may differ by %.0f %% here: a smaller difference means nothing.\n", 100*r.Resolution)
+	return nil
 }
 
 func printTimes(out io.Writer, setups []bench.Times) error {
@@ -174,6 +177,7 @@ func percentileCells(p bench.Percentiles) string {
 }
 
 func printFigures(out io.Writer, figures []bench.Figure) error {
+	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "figure\tmedian\t95 % interval\twanted\t")
 	for _, f := range figures {

@@ -42,7 +42,7 @@ func TestCNI(t *testing.T) {
 	if err := decoder.Decode(&r); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
-	if r.Seed != 5 || r.Blocks != 2 || r.Discarded != 0 || r.StartMs <= 0 {
+	if r.Seed != 5 || r.Blocks != 2 || r.Discarded != 0 || r.StartMs <= 0 || r.Resolution <= 0 {
 		t.Errorf("%+v", r)
 	}
 	var setups []Setup
@@ -69,7 +69,7 @@ func TestCNI(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	if !strings.Contains(log, "block 2 of 2") || !strings.Contains(log, "the same against itself, ADD") {
+	if !strings.Contains(log, "block 2 of 2") || !strings.Contains(log, "ADD, the same against itself") {
 		t.Errorf("no progress or no table in %s", log)
 	}
 	if after := leftovers(t); len(after) > len(before) {

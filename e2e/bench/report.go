@@ -14,8 +14,11 @@ type CNIReport struct {
 	Discarded int     `json:"discarded"` // blocks with too much steal
 	Setups    []Times `json:"setups"`
 	// StartMs is the median time that fairlead-cni takes to tell its version.
-	StartMs float64  `json:"startMs"`
-	Figures []Figure `json:"figures"`
+	StartMs float64 `json:"startMs"`
+	// Resolution is by how much of 1 two candidates that are the same may differ:
+	// a difference that is smaller means nothing.
+	Resolution float64  `json:"resolution"`
+	Figures    []Figure `json:"figures"`
 }
 
 // Times is what calls took in a setup: milliseconds, over all blocks, and calls
@@ -81,7 +84,11 @@ func newCNIReport(opts CNIOptions, setups []Setup, result Result, random *rand.R
 		r.Setups = append(r.Setups, Times{s, percentiles(result, s, addTime), percentiles(result, s, delTime)})
 	}
 	c := comparison{result, random}
-	r.Figures = append(r.Figures, c.own(opts)...)
+	same := c.same()
+	for _, f := range same {
+		r.Resolution = max(r.Resolution, f.High-1, 1-f.Low)
+	}
+	r.Figures = append(same, c.own(opts)...)
 	if opts.Reference != "" {
 		r.Figures = append(r.Figures, c.beside(opts)...)
 	}
@@ -122,13 +129,19 @@ func (c comparison) difference(figure, a, b string) Interval {
 	return Difference(c.result.Series(a, figure).Medians(), c.result.Series(b, figure).Medians(), c.random)
 }
 
-// own are the figures of Fairlead alone. The first is the resolution: what is
-// closer to 1 than its interval is wide is no difference.
+// same compares two candidates between which there is no difference.
+func (c comparison) same() []Figure {
+	base := oneByOne(Fairlead, IPv4, 0).String()
+	return []Figure{
+		{Name: "ADD, the same against itself", Unit: "×", Interval: c.ratio(addTime, twin, base)},
+		{Name: "DEL, the same against itself", Unit: "×", Interval: c.ratio(delTime, twin, base)},
+	}
+}
+
+// own are the figures of Fairlead alone.
 func (c comparison) own(opts CNIOptions) []Figure {
 	base, masquerade := oneByOne(Fairlead, IPv4, 0).String(), masqueraded(Fairlead).String()
 	figures := []Figure{
-		{Name: "the same against itself, ADD", Unit: "×", Interval: c.ratio(addTime, twin, base)},
-		{Name: "the same against itself, DEL", Unit: "×", Interval: c.ratio(delTime, twin, base)},
 		{Name: "ADD above starting the program", Unit: "ms", Interval: c.difference(addTime, base, starting), AtMost: 3},
 		{Name: "ADD, IPv6 to IPv4", Unit: "×", Interval: c.ratio(addTime, oneByOne(Fairlead, IPv6, 0).String(), base), AtMost: 1.1},
 		{Name: "ADD, dual to IPv4", Unit: "×", Interval: c.ratio(addTime, oneByOne(Fairlead, Dual, 0).String(), base)},
