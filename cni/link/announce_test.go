@@ -23,12 +23,13 @@ func TestAnnounce(t *testing.T) {
 			br := addBridge(t, host)
 			connect(t, host, pod, br)
 			check(t, host.AddAddress(br, tt.gateway))
-			hostNS.RunT(t, "ip", "neigh", "add", tt.pod.Addr().String(), "lladdr", "02:00:00:00:00:99", "nud", "stale", "dev", "br0")
 
 			eth0 := must[link.Device](t)(pod.Device("eth0"))
 			check(t, pod.AddAddress(eth0, tt.pod))
 			check(t, pod.SetUp(eth0))
 			must[link.Device](t)(host.WaitRunning("port0", patience))
+			// Not before: the kernel forgets neighbours of a bridge that has no carrier.
+			hostNS.RunT(t, "ip", "neigh", "add", tt.pod.Addr().String(), "lladdr", "02:00:00:00:00:99", "nud", "stale", "dev", "br0")
 			check(t, pod.SetSysctls(
 				link.Sysctl{Path: "net/ipv4/conf/eth0/arp_notify", Value: "1"},
 				link.Sysctl{Path: "net/ipv6/conf/eth0/ndisc_notify", Value: "1"},
