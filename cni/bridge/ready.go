@@ -1,11 +1,15 @@
 package bridge
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"slices"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/step"
@@ -21,14 +25,14 @@ import (
 // always, and exclusive if it has to change it. Who changes something is alone
 // until it is sure to stay.
 func (a *Attachment) readyBridge(gateways []netip.Prefix) (step.Undo, error) {
-	if err := a.Host.Lock(link.Shared); err != nil {
+	if err := lock(a.Host, link.Shared, lockLimit); err != nil {
 		return nil, err
 	}
 	changes, err := a.plan(gateways)
 	if err != nil || len(changes) == 0 {
 		return nil, err
 	}
-	if err := a.Host.Lock(link.Exclusive); err != nil {
+	if err := lock(a.Host, link.Exclusive, lockLimit); err != nil {
 		return nil, err
 	}
 	changes, err = a.plan(gateways) // again: another ADD may have come before this one
@@ -36,9 +40,22 @@ func (a *Attachment) readyBridge(gateways []netip.Prefix) (step.Undo, error) {
 		return nil, err
 	}
 	if len(changes) == 0 {
-		return nil, a.Host.Lock(link.Shared)
+		return nil, lock(a.Host, link.Shared, lockLimit)
 	}
 	return step.Run(changes...)
+}
+
+// lockLimit is how long an ADD waits for others. Each of them is done in some
+// milliseconds, with enabledad in some seconds.
+const lockLimit = time.Minute
+
+// lock has an error that tells the runtime to try again if others keep the lock.
+func lock(host *link.NS, kind link.Lock, limit time.Duration) error {
+	err := host.Lock(kind, limit)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return types.NewError(types.ErrTryAgainLater, err.Error(), "")
+	}
+	return err
 }
 
 // plan looks at the bridge and returns the steps that are missing. It changes

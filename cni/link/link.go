@@ -33,6 +33,7 @@ type NS struct {
 	own     bool // the calling thread is in it
 	netlink *netlink.Handle
 	raw     *nl.SocketHandle // for requests that netlink has no call for; nil until the first
+	lock    *os.File         // nil until the first Lock
 }
 
 // Host opens the network namespace of the calling thread: the node's.
@@ -91,40 +92,14 @@ func (ns *NS) Close() {
 	if ns.raw != nil {
 		ns.raw.Close()
 	}
+	if ns.lock != nil {
+		_ = ns.lock.Close()
+	}
 	_ = ns.file.Close() // opened for reading: there is nothing to lose
 }
 
 // Same reports whether both are the same namespace.
 func (ns *NS) Same(other *NS) bool { return ns.file.Equal(other.file) }
-
-// Lock is a kind of lock on a namespace.
-type Lock int
-
-const (
-	// Shared is held by any number of processes together.
-	Shared Lock = unix.LOCK_SH
-	// Exclusive is held by one process alone.
-	Exclusive Lock = unix.LOCK_EX
-)
-
-// Lock waits for the lock, which lasts until Close. Asking again with another
-// kind changes it, but not in one step: others may come in between, so what was
-// learnt under the former lock is to be read again.
-//
-// The lock is flock(2) on the namespace itself: it needs no file in any
-// directory, ends with the process, and two nodes in namespaces of one machine
-// do not wait for each other.
-func (ns *NS) Lock(kind Lock) error {
-	for {
-		err := unix.Flock(int(ns.file), int(kind))
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("lock network namespace: %w", err)
-		}
-	}
-}
 
 // do runs f on a thread that is inside the namespace: the files below
 // /proc/sys/net are those of the namespace of the thread that opens them.

@@ -1,7 +1,9 @@
 package link_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -103,7 +105,7 @@ func TestSame(t *testing.T) {
 func TestLock(t *testing.T) {
 	// free reports whether another process could have the lock at once.
 	free := func(ns *netns.NS, kind link.Lock) bool {
-		file := must[*os.File](t)(os.Open(ns.Path()))
+		file := must[*os.File](t)(os.Open(lockOf(t, ns)))
 		defer func() { _ = file.Close() }()
 		err := unix.Flock(int(file.Fd()), int(kind)|unix.LOCK_NB)
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
@@ -114,29 +116,64 @@ func TestLock(t *testing.T) {
 	type freedom struct{ Shared, Exclusive bool }
 	look := func(ns *netns.NS) freedom { return freedom{free(ns, link.Shared), free(ns, link.Exclusive)} }
 
-	_, elsewhere := open(t)
-	made := netns.NewT(t)
+	other, elsewhere := open(t)
+	check(t, other.Lock(link.Shared, patience))
+	again, made := open(t)
 	ns := must[*link.NS](t)(link.Open(made.Path()))
+	check(t, ns.Lock(link.Shared, patience))
 	steps := []struct {
 		name string
 		do   func() error
 		want freedom
 	}{
-		{"not locked", func() error { return nil }, freedom{true, true}},
-		{"shared", func() error { return ns.Lock(link.Shared) }, freedom{true, false}},
-		{"exclusive", func() error { return ns.Lock(link.Exclusive) }, freedom{false, false}},
-		{"shared again", func() error { return ns.Lock(link.Shared) }, freedom{true, false}},
+		{"shared", func() error { return nil }, freedom{true, false}},
+		{"exclusive", func() error { return ns.Lock(link.Exclusive, patience) }, freedom{false, false}},
+		{"shared again", func() error { return ns.Lock(link.Shared, patience) }, freedom{true, false}},
 		{"closed", func() error { ns.Close(); return nil }, freedom{true, true}},
+		{"of another process", func() error { return again.Lock(link.Exclusive, patience) }, freedom{false, false}},
 	}
 	for _, step := range steps {
 		check(t, step.do())
 		if diff := cmp.Diff(step.want, look(made)); diff != "" {
 			t.Errorf("%s: what another can have (-want +got):\n%s", step.name, diff)
 		}
-		if diff := cmp.Diff(freedom{true, true}, look(elsewhere)); diff != "" {
+		if diff := cmp.Diff(freedom{true, false}, look(elsewhere)); diff != "" {
 			t.Errorf("%s: what another can have of another namespace (-want +got):\n%s", step.name, diff)
 		}
 	}
+}
+
+// lockOf is the file of a namespace's lock, which only root may open.
+func lockOf(t *testing.T, ns *netns.NS) string {
+	t.Helper()
+	var stat unix.Stat_t
+	check(t, unix.Stat(ns.Path(), &stat))
+	path := fmt.Sprintf("/run/fairlead/netns-%d-%d.lock", stat.Dev, stat.Ino)
+	if mode := must[os.FileInfo](t)(os.Stat(path)).Mode(); mode != 0o600 {
+		t.Errorf("mode of %s: %v", path, mode)
+	}
+	return path
+}
+
+// TestLockIsNotWaitedForForEver has others keep the lock, and then give it back.
+func TestLockIsNotWaitedForForEver(t *testing.T) {
+	ns, made := open(t)
+	holder := must[*link.NS](t)(link.Open(made.Path()))
+	check(t, holder.Lock(link.Shared, patience))
+	if err := ns.Lock(link.Exclusive, time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want one that wraps %v", err, context.DeadlineExceeded)
+	}
+	holder.Close()
+	check(t, ns.Lock(link.Exclusive, patience))
+}
+
+// TestLockIsOutOfReach has somebody lock what every user may open.
+func TestLockIsOutOfReach(t *testing.T) {
+	ns, made := open(t)
+	everybodys := must[*os.File](t)(os.Open(made.Path()))
+	defer func() { _ = everybodys.Close() }()
+	check(t, unix.Flock(int(everybodys.Fd()), unix.LOCK_EX))
+	check(t, ns.Lock(link.Exclusive, patience))
 }
 
 // awaitListener returns when something in the namespace listens to news of
