@@ -6,7 +6,7 @@ import "encoding/json"
 var (
 	bridgeKeys = []string{
 		"bridge", "isGateway", "isDefaultGateway", "forceAddress", "ipMasq", "ipMasqBackend", "nonMasqueradeCIDRs",
-		"hairpinMode", "promiscMode", "vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "enabledad", "disableContainerInterface", "portIsolation",
+		"hairpinMode", "promiscMode", "vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "portIsolation",
 	}
 	macvlanKeys = []string{"master", "macvlanMode", "linkInContainer", "bcqueuelen"}
 )

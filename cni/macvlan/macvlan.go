@@ -32,7 +32,8 @@
 //     decided. In mode passthru mac, where it is given, is obeyed: the master
 //     takes it on as long as the pod is there.
 //   - IPv6 addresses are there at once, without duplicate address detection, the
-//     link-local one too.
+//     link-local one too. The key enabledad, from the bridge plugin, has it
+//     done.
 //   - Routes have the mtu and advmss that IPAM gives them.
 //   - DNS settings of IPAM are kept where the configuration has none.
 //   - The result has the interface's MTU, and the pod's loopback is up.

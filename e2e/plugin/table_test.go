@@ -52,6 +52,8 @@ var parity = []comparison{
 	{reference: "bridge", name: "another address", keys: `{"bridge": "old0", "isGateway": true, "forceAddress": true, ` + v4 + `}`, prepare: withAddress},
 	{reference: "bridge", name: "isolation", keys: `{"portIsolation": true, ` + v4 + `}`},
 	{reference: "bridge", name: "source check", keys: `{"macspoofchk": true, ` + v4 + `}`},
+	{reference: "bridge", name: "duplicate address detection", keys: `{"enabledad": true, ` + both + `}`, wanted: []difference{announcesIPv6}},
+	{reference: "bridge", name: "interface left down", keys: `{"disableContainerInterface": true}`},
 	{reference: "bridge", name: "masquerade by iptables", keys: `{"isGateway": true, "ipMasq": true, "ipMasqBackend": "iptables", ` + v4 + `}`},
 	{reference: "bridge", name: "masquerade by nftables", keys: `{"isGateway": true, "ipMasq": true, "ipMasqBackend": "nftables", ` + v4 + `}`},
 
@@ -59,6 +61,7 @@ var parity = []comparison{
 	{reference: "macvlan", name: "IPv4", keys: `{"master": "eth0", "mode": "bridge", ` + v4 + `}`, prepare: withWire, wanted: macvlanIPv4},
 	{reference: "macvlan", name: "IPv6", keys: `{"master": "eth0", ` + v6 + `}`, prepare: withWire, wanted: macvlanIPv6},
 	{reference: "macvlan", name: "dual stack", keys: `{"master": "eth0", ` + both + `}`, prepare: withWire, wanted: macvlanIPv6},
+	{reference: "macvlan", name: "duplicate address detection", keys: `{"master": "eth0", "enabledad": true, ` + both + `}`, prepare: withWire},
 	{reference: "macvlan", name: "private", keys: `{"mode": "private", ` + v4 + `}`, prepare: withWire, wanted: macvlanIPv4},
 	{reference: "macvlan", name: "vepa", keys: `{"mode": "vepa", ` + v4 + `}`, prepare: withWire, wanted: macvlanIPv4},
 	{reference: "macvlan", name: "passthru", keys: `{"mode": "passthru", ` + v4 + `}`, prepare: withWire, wanted: macvlanIPv4},
