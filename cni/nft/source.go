@@ -26,8 +26,9 @@ import (
 //		}
 //		chain macs { iifname . ether saddr != @macs drop }
 //		chain addresses {
-//			the same, then for ARP, IPv4 and IPv6, in which order a frame is one
-//			of them: the sender is nobody yet, or it is in the set, or drop
+//			the same, then drop what hides what it is behind a second VLAN tag,
+//			then for ARP, IPv4 and IPv6, in which order a frame is one of them:
+//			the sender is nobody yet, or it is in the set, or drop
 //		}
 //	}
 //
@@ -42,6 +43,10 @@ var (
 
 	sourceSets = []set{ports, macs, sources4, sources6}
 )
+
+// dstnat is what nft(8) calls the first priority of family bridge,
+// NF_BR_PRI_NAT_DST_BRIDGED.
+const dstnat = -300
 
 // The chains that ports leads to.
 const (
@@ -121,7 +126,7 @@ func buildSource(conn *nftables.Conn) error {
 	}
 	entrance := add(nftables.Chain{
 		Name: "prerouting", Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(dstnat),
 	})
 	byMAC, byAddress := add(nftables.Chain{Name: macChain}), add(nftables.Chain{Name: addressChain})
 
@@ -129,6 +134,7 @@ func buildSource(conn *nftables.Conn) error {
 	drop := verdict(expr.VerdictDrop)
 	byMAC.rule(port, sourceMAC, notIn(macs), drop)
 	byAddress.rule(port, sourceMAC, notIn(macs), drop)
+	refuseTags(byAddress)
 	checkARP(byAddress)
 	checkIP(byAddress, unix.ETH_P_IP, ipv4, sources4, nobody4)
 	checkIP(byAddress, unix.ETH_P_IPV6, ipv6, sources6, nobody6, linkLocal)
@@ -137,6 +143,15 @@ func buildSource(conn *nftables.Conn) error {
 
 // sourceMAC loads the sender of a frame, the second field of a key.
 var sourceMAC = match{ethernet(secondRegister, 6, 6)}
+
+// refuseTags drops frames with two VLAN tags: whose they are is behind the
+// second. The first, with which pods may send in a trunk, is not seen here: the
+// kernel takes it off the frame before (skb_vlan_untag).
+func refuseTags(c chain) {
+	for _, tag := range []uint16{unix.ETH_P_8021Q, unix.ETH_P_8021AD} {
+		c.rule(etherType(tag), verdict(expr.VerdictDrop))
+	}
+}
 
 // checkARP looks at both addresses that a pod claims to have (RFC 826).
 func checkARP(c chain) {
