@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,18 @@ func TestCheckedFrames(t *testing.T) {
 		"two tags":                           {tagged(unix.ETH_P_8021Q, tagged(unix.ETH_P_8021Q, fromIPv4(foreign))), false},
 		"two tags, the second of a provider": {tagged(unix.ETH_P_8021Q, tagged(unix.ETH_P_8021AD, fromIPv4(foreign))), false},
 		"two tags, the first of a provider":  {tagged(unix.ETH_P_8021AD, tagged(unix.ETH_P_8021Q, fromIPv4(foreign))), false},
+
+		"from another IPv6 address":                {message("fd09::77", 128, "::"), false},
+		"from an address of the link":              {message("fe80::bad", 128, "::"), true},
+		"advertises its own address":               {message("fd09::2", advertisement, "fd09::2"), true},
+		"advertises an address of the link":        {message("fe80::bad", advertisement, "fe80::bad"), true},
+		"advertises another address":               {message("fd09::2", advertisement, "fd09::77"), false},
+		"advertises another address from the link": {message("fe80::bad", advertisement, "fd09::77"), false},
+		"advertises another address from nowhere":  {message("::", advertisement, "fd09::77"), false},
+		"advertises behind an option":              {withOption(message("fe80::bad", advertisement, "fd09::77")), false},
+		"asks for another address":                 {message("fe80::bad", 135, "fd09::77"), true},
+		"makes itself a router":                    {message("fe80::bad", 134, "::"), false},
+		"makes itself a router behind an option":   {withOption(message("fe80::bad", 134, "::")), false},
 	}
 	node, pod, neighbour := newNode(t), newPod(t, "pod"), newPod(t, "neighbour")
 	conf := newNetwork(t, "10.9.0.0/24", "fd09::/64").with("macspoofchk", true)
@@ -61,6 +74,38 @@ func fromIPv4(source string) packet {
 		copy(header[16:], netip.MustParseAddr("255.255.255.255").AsSlice())
 		binary.BigEndian.PutUint16(header[10:], checksum(header))
 		return append(append(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP), header...), label...)
+	}
+}
+
+// advertisement is the type of a neighbour advertisement (RFC 4861).
+const advertisement = 136
+
+// message is one of ICMPv6, to all nodes of the link, with a target where those
+// of NDP have theirs. Its checksum is wrong, and for the receiver to look at.
+func message(source string, kind byte, target string) packet {
+	return func(label string) []byte {
+		header := make([]byte, 40)
+		header[0], header[6], header[7] = 6<<4, unix.IPPROTO_ICMPV6, 255
+		copy(header[8:], netip.MustParseAddr(source).AsSlice())
+		copy(header[24:], netip.MustParseAddr("ff02::1").AsSlice())
+		body := append([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, netip.MustParseAddr(target).AsSlice()...)
+		body = append(body, label...)
+		binary.BigEndian.PutUint16(header[4:], uint16(len(body)))
+		return append(append(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6), header...), body...)
+	}
+}
+
+// withOption is an IPv6 packet with an extension header in it, of nothing but
+// padding (RFC 8200, section 4.6).
+func withOption(inner packet) packet {
+	return func(label string) []byte {
+		const begin, next, end = 2, 2 + 6, 2 + 40 // of the header, behind the EtherType
+		p := inner(label)
+		options := []byte{p[next], 0, 1, 4, 0, 0, 0, 0}
+		p[next] = unix.IPPROTO_DSTOPTS
+		length := binary.BigEndian.Uint16(p[begin+4:])
+		binary.BigEndian.PutUint16(p[begin+4:], length+uint16(len(options)))
+		return slices.Insert(p, end, options...)
 	}
 }
 

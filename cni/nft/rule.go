@@ -73,21 +73,32 @@ func versionOf(p netip.Prefix) addresses {
 }
 
 func in(p netip.Prefix, offset uint32) match {
+	return compare(network(firstRegister, offset, versionOf(p).length), expr.CmpOpEq, p)
+}
+
+// compare compares the address that load loads into the first register.
+func compare(load expr.Any, op expr.CmpOp, p netip.Prefix) match {
 	addr := p.Masked().Addr().AsSlice()
 	length := uint32(len(addr))
 	return match{
-		network(firstRegister, offset, length),
+		load,
 		&expr.Bitwise{
 			SourceRegister: firstRegister, DestRegister: firstRegister, Len: length,
 			Mask: net.CIDRMask(p.Bits(), len(addr)*8), Xor: make([]byte, length),
 		},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: addr},
+		&expr.Cmp{Op: op, Register: firstRegister, Data: addr},
 	}
 }
 
 // network loads bytes of the network header.
 func network(register, offset, length uint32) expr.Any {
 	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length}
+}
+
+// transport loads bytes of the transport header, also behind extension headers
+// of IPv6.
+func transport(register, offset, length uint32) expr.Any {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: length}
 }
 
 // ethernet loads bytes of the Ethernet header.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -27,8 +28,8 @@ import (
 //		chain macs { iifname . ether saddr != @macs drop }
 //		chain addresses {
 //			the same, then drop what hides what it is behind a second VLAN tag,
-//			then for ARP, IPv4 and IPv6, in which order a frame is one of them:
-//			the sender is nobody yet, or it is in the set, or drop
+//			then for ARP, NDP, IPv4 and IPv6, in which order a frame is one of
+//			them: the sender is nobody yet, or it is in the set, or drop
 //		}
 //	}
 //
@@ -136,6 +137,7 @@ func buildSource(conn *nftables.Conn) error {
 	byAddress.rule(port, sourceMAC, notIn(macs), drop)
 	refuseTags(byAddress)
 	checkARP(byAddress)
+	checkNDP(byAddress)
 	checkIP(byAddress, unix.ETH_P_IP, ipv4, sources4, nobody4)
 	checkIP(byAddress, unix.ETH_P_IPV6, ipv6, sources6, nobody6, linkLocal)
 	return nil
@@ -161,6 +163,25 @@ func checkARP(c chain) {
 	c.rule(isARP, port, senderMAC, notIn(macs), drop)
 	c.rule(isARP, equal(network(firstRegister, 14, net.IPv4len), nobody4.Addr().AsSlice()), verdict(expr.VerdictReturn))
 	c.rule(isARP, port, senderIP, notIn(sources4), drop)
+}
+
+// checkNDP looks at the address that a pod claims to have in a neighbour
+// advertisement, wherever it sends it from (RFC 4861, section 4.4), and drops what
+// only routers send. What is cut into fragments nobody takes (RFC 6980).
+func checkNDP(c chain) {
+	const routerAdvertisement, neighbourAdvertisement = 134, 136
+	drop := verdict(expr.VerdictDrop)
+	message := func(kind byte) match {
+		return slices.Concat(
+			etherType(unix.ETH_P_IPV6),
+			equal(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: firstRegister}, []byte{unix.IPPROTO_ICMPV6}),
+			equal(transport(firstRegister, 0, 1), []byte{kind}),
+		)
+	}
+	const target = 8
+	c.rule(message(routerAdvertisement), drop)
+	c.rule(message(neighbourAdvertisement), compare(transport(firstRegister, target, net.IPv6len), expr.CmpOpNeq, linkLocal),
+		port, match{transport(secondRegister, target, net.IPv6len)}, notIn(sources6), drop)
 }
 
 func checkIP(c chain, protocol uint16, a addresses, sources set, free ...netip.Prefix) {
