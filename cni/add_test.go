@@ -117,14 +117,17 @@ func TestAddResult(t *testing.T) {
 func namePlaces(t *testing.T, result []byte, node *node, pod pod) []byte {
 	t.Helper()
 	replace := []string{pod.netns, "<path of the pod>"}
-	for place, ns := range map[string]*netns.NS{"host": node.ns, "pod": pod.ns} {
+	for _, place := range []struct { // in order: an address that is in both, as that of lo, counts for the first
+		name string
+		ns   *netns.NS
+	}{{"host", node.ns}, {"pod", pod.ns}} {
 		var links []struct{ IfName, Address string }
-		if err := json.Unmarshal([]byte(ns.RunT(t, "ip", "-json", "link")), &links); err != nil {
+		if err := json.Unmarshal([]byte(place.ns.RunT(t, "ip", "-json", "link")), &links); err != nil {
 			t.Fatal(err)
 		}
 		for _, l := range links {
 			if !strings.HasPrefix(l.Address, "02:aa:") { // of the configuration
-				replace = append(replace, l.Address, fmt.Sprintf("<of %s in the %s>", l.IfName, place))
+				replace = append(replace, l.Address, fmt.Sprintf("<of %s in the %s>", l.IfName, place.name))
 			}
 		}
 	}
