@@ -81,7 +81,7 @@ func TestCheck(t *testing.T) {
 		},
 		"the port's name": {
 			drift: func(t *testing.T, node *node, _ *pod, _ network, port string) {
-				node.ns.RunT(t, "ip", "link", "set", port, "name", "other0")
+				rename(t, node, port, "other0")
 			},
 			want: exactly("prevResult has no interface other0 of the host"),
 		},

@@ -43,7 +43,7 @@ func TestDel(t *testing.T) {
 			node.delT(t, pod, conf)
 		}},
 		"after the host's end got another name": {func(t *testing.T, node *node, pod pod, conf network) {
-			node.ns.RunT(t, "ip", "link", "set", portOf(t, node), "name", "other0")
+			rename(t, node, portOf(t, node), "other0")
 			node.delT(t, pod, conf)
 		}},
 		"with a configuration that ADD refuses": {func(t *testing.T, node *node, pod pod, conf network) {
@@ -69,6 +69,14 @@ func TestDel(t *testing.T) {
 			node.addT(t, newPod(t, "next"), conf)
 		})
 	}
+}
+
+// rename has a port be down meanwhile, as kernels before 6.3 want it.
+func rename(t *testing.T, node *node, port, name string) {
+	t.Helper()
+	node.ns.RunT(t, "ip", "link", "set", port, "down")
+	node.ns.RunT(t, "ip", "link", "set", port, "name", name)
+	node.ns.RunT(t, "ip", "link", "set", name, "up")
 }
 
 func portOf(t *testing.T, node *node) string {
