@@ -117,6 +117,44 @@ func TestMasqueradeIsCollected(t *testing.T) {
 	}
 }
 
+// TestFilterIsForgotten has the configuration change between ADD and DEL.
+func TestFilterIsForgotten(t *testing.T) {
+	conf := newNetwork(t, "10.9.0.0/24", "fd09::/64").with("ipMasq", true).with("macspoofchk", true)
+	tests := map[string]struct{ before, after network }{
+		"no filter any more": {conf, conf.with("ipMasq", false).with("macspoofchk", false)},
+		"other backend":      {conf, conf.with("ipMasqBackend", "iptables")},
+		"no iptables":        {conf.with("ipMasqBackend", "iptables"), conf.with("ipMasqBackend", "iptables").with("ipMasq", false)},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			node, pod := newNode(t), newPod(t, "pod")
+			node.addT(t, pod, tt.before)
+			node.delT(t, pod, tt.after)
+			if state := filterState(t, node, "") + filterState(t, node, "iptables"); strings.Contains(state, "net/pod/eth0") {
+				t.Errorf("after DEL:\n%s", state)
+			}
+		})
+	}
+}
+
+// TestMasqueradeEndsWithItsPod gives the address of a pod whose DEL was lost to
+// one that is not masqueraded.
+func TestMasqueradeEndsWithItsPod(t *testing.T) {
+	node, lost, next := newNode(t), newPod(t, "lost"), newPod(t, "next")
+	outside := newOutside(t, node)
+	outside.RunT(t, "ip", "route", "add", "10.9.0.0/24", "via", "192.0.2.1")
+	outside.RunT(t, "ip", "route", "add", "fd09::/64", "via", "2001:db8::1")
+	newConf := func() network {
+		return newNetwork(t, "10.9.0.0/24", "fd09::/64").with("isDefaultGateway", true)
+	}
+	node.addT(t, lost, newConf().with("ipMasq", true))
+	connect(t, lost.ns, "192.0.2.1", outside, "192.0.2.2")
+	lost.ns.RunT(t, "ip", "link", "del", "eth0")
+	node.addT(t, next, newConf())
+	connect(t, next.ns, "10.9.0.2", outside, "192.0.2.2")
+	connect(t, next.ns, "fd09::2", outside, "2001:db8::2")
+}
+
 // networkChains are the chains in a state of the packet filter that are not for
 // all networks, each once.
 func networkChains(state string) []string {

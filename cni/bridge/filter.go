@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"net/netip"
+	"os/exec"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -59,6 +60,9 @@ func (a *Attachment) checkSource() (step.Undo, error) {
 // addresses.
 func (a *Attachment) masquerade() (step.Undo, error) {
 	addrs, subnets := addresses(a.Result)
+	if err := a.release(addrs); err != nil {
+		return nil, err
+	}
 	if !a.Config.IPMasq || len(addrs) == 0 {
 		return nil, nil
 	}
@@ -71,6 +75,17 @@ func (a *Attachment) masquerade() (step.Undo, error) {
 			func(c *nft.Conn) error { return c.Masquerade(a.Owner(), addrs, spared) },
 			func() error { return iptables.Masquerade(a.Owner(), addrs, spared) },
 		)
+	})
+}
+
+// release takes the pod's addresses from pods that had them before. Where they
+// are masqueraded by nftables that is part of masquerading them.
+func (a *Attachment) release(addrs []netip.Addr) error {
+	if a.Config.IPMasq && a.Config.IPMasqBackend != withIPTables {
+		return nil
+	}
+	return withFilter(func(f *filter) error {
+		return supported(f.do(func(c *nft.Conn) error { return c.Release(addrs) }))
 	})
 }
 
@@ -87,21 +102,24 @@ func (c *Config) byBackend(f *filter, byNFTables func(*nft.Conn) error, byIPTabl
 	return err
 }
 
+// stopMasquerade always looks at nftables, where it costs next to nothing: the
+// configuration may have been another one when the pod came.
 func (c *Config) stopMasquerade(f *filter, owner mode.Owner) error {
-	return supported(c.byBackend(f,
-		func(conn *nft.Conn) error { return conn.StopMasquerade(owner) },
-		func() error { return iptables.Stop(owner) },
-	))
+	stopped := f.do(func(conn *nft.Conn) error { return conn.StopMasquerade(owner) })
+	if c.IPMasqBackend == withIPTables || errors.Is(stopped, nft.ErrUnsupported) && c.IPMasq {
+		return errors.Join(supported(stopped), supported(iptables.Stop(owner)))
+	}
+	return supported(stopped)
 }
 
 func stopCheck(f *filter, owner mode.Owner) error {
 	return supported(f.do(func(c *nft.Conn) error { return c.StopCheck(owner) }))
 }
 
-// supported is err, but none where there is nothing to remove because the kernel
+// supported is err, but none where there is nothing to remove because the node
 // cannot have had it.
 func supported(err error) error {
-	if errors.Is(err, nft.ErrUnsupported) {
+	if errors.Is(err, nft.ErrUnsupported) || errors.Is(err, exec.ErrNotFound) {
 		return nil
 	}
 	return err
@@ -141,14 +159,11 @@ func (f *filter) close() {
 // waits long before it frees elements (see nft.Open) and interfaces, and this way
 // for both at the same time.
 func (c *Config) forget(f *filter, host *link.NS, owner mode.Owner) error {
-	var failed []error
-	if c.IPMasq {
-		failed = append(failed, c.stopMasquerade(f, owner))
-	}
+	failed := []error{c.stopMasquerade(f, owner)}
 	if c.MACSpoofChk {
-		failed = append(failed, cutOff(host, owner), stopCheck(f, owner))
+		failed = append(failed, cutOff(host, owner))
 	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed, stopCheck(f, owner))...)
 }
 
 func cutOff(host *link.NS, owner mode.Owner) error {

@@ -126,12 +126,16 @@ func (s set) attrs() *netlink.AttributeEncoder {
 }
 
 func (c change) message() (netlink.Message, error) {
-	attrs := c.element.set.attrs()
+	return c.element.message(c.kind, c.flags|netlink.Acknowledge)
+}
+
+func (e element) message(kind uint16, flags netlink.HeaderFlags) (netlink.Message, error) {
+	attrs := e.set.attrs()
 	attrs.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeEncoder) error {
-		list.Nested(unix.NFTA_LIST_ELEM, c.element.encode)
+		list.Nested(unix.NFTA_LIST_ELEM, e.encode)
 		return nil
 	})
-	return message(c.kind, c.flags|netlink.Acknowledge, c.element.set.family, attrs)
+	return message(kind, flags, e.set.family, attrs)
 }
 
 func (e element) encode(attrs *netlink.AttributeEncoder) error {
@@ -151,6 +155,23 @@ func (e element) encode(attrs *netlink.AttributeEncoder) error {
 	}
 	attrs.Bytes(unix.NFTA_SET_ELEM_USERDATA, userdata.AppendString(nil, userdata.NFTNL_UDATA_SET_ELEM_COMMENT, e.comment))
 	return nil
+}
+
+// has reports whether there is an element of this key, whoever owns it. The error
+// may wrap ErrUnsupported.
+func (c *Conn) has(e element) (bool, error) {
+	request, err := e.message(unix.NFT_MSG_GETSETELEM, 0)
+	if err != nil {
+		return false, err
+	}
+	_, err = c.socket.Execute(request)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return false, ErrUnsupported
+	}
+	if errors.Is(err, unix.ENOENT) { // the element, its set or the table
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // attempts is how often something is done again that others got in the way of.

@@ -52,11 +52,7 @@ func (c *Conn) Masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Pre
 	chain := networkChain(owner.Network, exempt)
 	elements := make([]element, 0, len(pod))
 	for _, addr := range pod {
-		s := masquerade4
-		if addr.Is6() {
-			s = masquerade6
-		}
-		elements = append(elements, element{s, addr.AsSlice(), chain, owner.String()})
+		elements = append(elements, element{masqueradeSet(addr), addr.AsSlice(), chain, owner.String()})
 	}
 	err := c.put(elements, func(conn *nftables.Conn) error {
 		return buildMasquerade(conn, chain, append(exempt[:len(exempt):len(exempt)], multicast...))
@@ -71,6 +67,35 @@ func (c *Conn) Masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Pre
 // back. The error wraps ErrUnsupported if Masquerade cannot have succeeded.
 func (c *Conn) StopMasquerade(owner mode.Owner) error {
 	return c.remove(masqueradeSets, func(comment string) bool { return comment == owner.String() })
+}
+
+// Release has what is sent from addresses leave as it is: it takes back what
+// Masquerade did for pods that had them before and whose DEL was lost or left it.
+//
+// It looks first: a change is a transaction, for which the kernel waits long
+// (synchronize_rcu) also if it fails because there is nothing to delete.
+func (c *Conn) Release(addrs []netip.Addr) error {
+	for _, addr := range addrs {
+		e := element{set: masqueradeSet(addr), key: addr.AsSlice()}
+		found, err := c.has(e)
+		if err != nil {
+			return fmt.Errorf("look for masquerade of %s: %w", addr, err)
+		}
+		if !found {
+			continue
+		}
+		if err := c.commit(deleting([]element{e})); err != nil && !errors.Is(err, unix.ENOENT) { // gone in between
+			return fmt.Errorf("stop masquerade of %s: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+func masqueradeSet(addr netip.Addr) set {
+	if addr.Is4() {
+		return masquerade4
+	}
+	return masquerade6
 }
 
 // networkChain is named by what is in it, so that a chain never has to change
