@@ -48,6 +48,11 @@ func validAttachments(stdin []byte) ([]types.GCAttachment, error) {
 	if err := decode(stdin, &conf); err != nil {
 		return nil, err
 	}
+	for i, v := range conf.Valid { // one that is not understood may be any of the pods
+		if v.ContainerID == "" || v.IfName == "" {
+			return nil, invalid("%s[%d]: it must have a containerID and an ifname", key, i)
+		}
+	}
 	return conf.Valid, nil
 }
 

@@ -79,8 +79,10 @@ func TestGCRefuses(t *testing.T) {
 		conf network
 		want string
 	}{
-		"no list":  {conf, "cni.dev/valid-attachments: no value is not allowed: GC needs the list of the attachments to keep"},
-		"a string": {conf.with("cni.dev/valid-attachments", "pod"), "cni.dev/valid-attachments: a JSON string is not allowed: it must be a list"},
+		"no list":      {conf, "cni.dev/valid-attachments: no value is not allowed: GC needs the list of the attachments to keep"},
+		"a string":     {conf.with("cni.dev/valid-attachments", "pod"), "cni.dev/valid-attachments: a JSON string is not allowed: it must be a list"},
+		"no interface": {conf.with("cni.dev/valid-attachments", []network{{"containerID": "pod"}}), "cni.dev/valid-attachments[0]: it must have a containerID and an ifname"},
+		"no container": {conf.with("cni.dev/valid-attachments", []network{{"containerID": "pod", "ifname": "eth0"}, {"ifname": "eth0"}}), "cni.dev/valid-attachments[1]: it must have a containerID and an ifname"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
