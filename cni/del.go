@@ -48,12 +48,12 @@ func deleteInterface(network string, args *skel.CmdArgs) error {
 	if found || err != nil || args.Netns == "" {
 		return err
 	}
-	return deleteInPod(host, args)
+	return deleteInPod(host, network, args)
 }
 
 // deleteInPod removes an interface whose other end has another name: one that
 // the reference plugin made before the configuration was changed to this one.
-func deleteInPod(host *link.NS, args *skel.CmdArgs) error {
+func deleteInPod(host *link.NS, network string, args *skel.CmdArgs) error {
 	pod, err := link.Open(args.Netns)
 	if errors.Is(err, link.ErrNoNamespace) {
 		return nil
@@ -65,6 +65,29 @@ func deleteInPod(host *link.NS, args *skel.CmdArgs) error {
 	if pod.Same(host) {
 		return nil // an interface of the node itself
 	}
-	_, err = pod.Delete(args.IfName, drivers()...)
+	device, err := pod.Device(args.IfName)
+	if errors.Is(err, link.ErrNoDevice) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if theirs, err := isForeign(host, device, network); err != nil || theirs {
+		return err
+	}
+	_, err = pod.Delete(device.Name, drivers()...)
 	return err
+}
+
+// isForeign reports whether the other end of a pod's interface is a port of
+// another network of ours.
+func isForeign(host *link.NS, device link.Device, network string) (bool, error) {
+	if device.Peer == 0 {
+		return false, nil
+	}
+	port, err := host.DeviceAt(device.Peer)
+	if errors.Is(err, link.ErrNoDevice) {
+		return false, nil
+	}
+	return port.Peer == device.Index && bridge.Foreign(port, network), err
 }

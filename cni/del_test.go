@@ -133,6 +133,35 @@ func TestDelLeavesOthersAlone(t *testing.T) {
 	})
 }
 
+// TestDelOfASecondNetwork is DEL of a network whose ADD was refused because the
+// pod has the interface already, of another network.
+func TestDelOfASecondNetwork(t *testing.T) {
+	second := newNetwork(t).with("name", "second")
+	tests := map[string]struct {
+		conf    network
+		renamed bool // the host's end
+	}{
+		"bridge":                {second, false},
+		"bridge, source check":  {second.with("macspoofchk", true), false},
+		"macvlan":               {second.with("mode", "macvlan"), false},
+		"a port that was named": {second, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			node, pod, conf := newNode(t), newPod(t, "pod"), newNetwork(t, "10.9.0.0/24").with("isGateway", true)
+			node.addT(t, pod, conf)
+			if tt.renamed {
+				rename(t, node, portOf(t, node), "other0")
+			}
+			if _, err := node.add(pod, tt.conf); err == nil {
+				t.Fatal("ADD succeeded")
+			}
+			node.delT(t, pod, tt.conf)
+			connect(t, pod.ns, "10.9.0.2", node.ns, "10.9.0.1")
+		})
+	}
+}
+
 // TestDelOfTheReferencePluginsPod is a node whose configuration was changed from
 // the reference plugin to this one while it had pods.
 func TestDelOfTheReferencePluginsPod(t *testing.T) {

@@ -173,8 +173,17 @@ func (c *Config) Del(host *link.NS, owner mode.Owner) (found bool, err error) {
 	return found, err
 }
 
-func removePort(host *link.NS, owner mode.Owner) (bool, error) {
-	return host.Delete(PortName(owner.ContainerID, owner.IfName), vethKind)
+// removePort leaves a port of another network alone: with the same name it has
+// the same pod's interface, which was there when this network's ADD came.
+func removePort(host *link.NS, owner mode.Owner) (found bool, err error) {
+	port, err := host.Device(PortName(owner.ContainerID, owner.IfName))
+	if errors.Is(err, link.ErrNoDevice) {
+		return false, nil
+	}
+	if err != nil || Foreign(port, owner.Network) {
+		return true, err
+	}
+	return host.Delete(port.Name, vethKind)
 }
 
 func (a *Attachment) connect() (step.Undo, error) {

@@ -21,6 +21,11 @@ func group(network string) uint32 {
 	return hash.Sum32()>>1 | 1<<30
 }
 
+// Foreign reports whether an interface is a port of another network of ours.
+func Foreign(d link.Device, network string) bool {
+	return d.Group>>30 == 1 && d.Group != group(network)
+}
+
 // GC removes what Add made for pods of a network that are not to be kept: ports,
 // and with them the pods' interfaces, and what the packet filter has. It goes on
 // after something that could not be removed. The configuration need not be
