@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -147,7 +148,7 @@ func (f family) additions(present []string, owner mode.Owner, pod []netip.Addr, 
 				lines = append(lines, deletion(rule))
 			}
 		}
-		lines = append(lines, fmt.Sprintf("%s-m comment --comment %q -j %s", source, owner, chain))
+		lines = append(lines, fmt.Sprintf("%s-m comment --comment %s -j %s", source, quote(owner), chain))
 	}
 	return lines
 }
@@ -215,9 +216,23 @@ func commentOf(rule string) (string, bool) {
 		return "", false
 	}
 	_, after, found := strings.Cut(rule, "--comment ")
+	if quoted := quotation.FindString(after); quoted != "" {
+		return escaped.ReplaceAllString(quoted[1:len(quoted)-1], "$1"), true
+	}
 	comment, _, _ := strings.Cut(after, " ")
-	return strings.Trim(comment, `"`), found
+	return comment, found
 }
+
+// What iptables quotes has a backslash before each backslash and quotation mark,
+// ' too (xtables_save_string), and is read with one before any character. So it is
+// not what strconv quotes.
+var (
+	quotation = regexp.MustCompile(`^"(?:\\.|[^"\\])*"`)
+	escaped   = regexp.MustCompile(`\\(.)`)
+	escape    = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+)
+
+func quote(o mode.Owner) string { return `"` + escape.Replace(o.String()) + `"` }
 
 // rules are the chains and rules of table nat, as iptables -S prints them.
 func (f family) rules() ([]string, error) {
