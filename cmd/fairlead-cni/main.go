@@ -31,7 +31,7 @@ func main() {
 
 // What a person sees who runs the program by hand.
 const (
-	about = `: connects pods to a bridge of the node, or to the network that the node is on.
+	about = `: connects pods to a bridge of the node, or as macvlan to the network that the node is on.
 A container runtime runs it, with a network configuration of "type": "fairlead-cni" on standard input.`
 	ipamAbout = `: gives pods their addresses.
 Other CNI plugins run it, for a network configuration with "ipam": {"type": "fairlead-ipam"}.`
