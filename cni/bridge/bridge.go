@@ -25,7 +25,8 @@
 //     some: pods would be in none, and nobody notice.
 //   - ipMasq is elements of nftables sets, by default too. A pod's traffic to all
 //     of its subnets is spared, and to nonMasqueradeCIDRs.
-//   - macspoofchk checks IPv4 and IPv6 sources and ARP too, of pods with IPAM.
+//   - macspoofchk checks IPv4 and IPv6 sources, ARP and NDP too, of pods with
+//     IPAM, and these are no routers.
 //   - Ports have a group, by which GC knows them.
 //   - The host's end has the kernel's queue length, 1000, and not 0. Its
 //     accept_ra is left alone: what comes in by a port is the bridge's.
