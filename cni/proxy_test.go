@@ -17,7 +17,7 @@ func TestMasqueradeOutlivesTheProxy(t *testing.T) {
 	proxy := func(f func(*iptables.Backend) error) {
 		t.Helper()
 		err := node.ns.Do(func() error {
-			backend, err := iptables.New(t.Context(), iptables.Config{MasqueradeMark: 0x4000})
+			backend, err := iptables.New(iptables.Config{MasqueradeMark: 0x4000})
 			if err != nil {
 				return err
 			}

@@ -51,7 +51,7 @@ func cleanupProxy(ctx context.Context, f backendFlags) error {
 	looked := false
 	for _, variant := range variants {
 		f.iptablesVariant = variant
-		backend, err := f.newBackend(ctx, "")
+		backend, err := f.newBackend("")
 		if errors.Is(err, exec.ErrNotFound) {
 			missing = append(missing, err)
 			continue

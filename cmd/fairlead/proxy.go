@@ -86,7 +86,7 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 		return err
 	}
 	defer func() { _ = source.Close() }()
-	backend, err := f.newBackend(ctx, config.NodeName)
+	backend, err := f.newBackend(config.NodeName)
 	if err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func parseCIDRs(flag string, texts []string, also string) ([]netip.Prefix, error
 }
 
 // newBackend makes the backend that the flags ask for, for the node of that name.
-func (f backendFlags) newBackend(ctx context.Context, node string) (*iptables.Backend, error) {
+func (f backendFlags) newBackend(node string) (*iptables.Backend, error) {
 	if f.mode != "iptables" {
 		return nil, usagef("--mode %q: allowed is iptables", f.mode)
 	}
@@ -186,7 +186,7 @@ func (f backendFlags) newBackend(ctx context.Context, node string) (*iptables.Ba
 	if f.masqueradeBit > 31 {
 		return nil, usagef("--iptables-masquerade-bit %d: allowed are 0 to 31", f.masqueradeBit)
 	}
-	return iptables.New(ctx, iptables.Config{Variant: f.iptablesVariant, MasqueradeMark: 1 << f.masqueradeBit, Node: node})
+	return iptables.New(iptables.Config{Variant: f.iptablesVariant, MasqueradeMark: 1 << f.masqueradeBit, Node: node})
 }
 
 func newLogger(w io.Writer, format string) (*slog.Logger, error) {

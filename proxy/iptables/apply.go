@@ -25,9 +25,9 @@ type tool struct {
 	version             string // as for people: "ip6tables 1.8.9 (nf_tables)"
 }
 
-// newFamily finds the commands of a family and lets them read the tables, which
-// fails where the kernel lacks them.
-func newFamily(ctx context.Context, config Config, ipv6 bool) (*family, error) {
+// newFamily finds the commands of a family and looks whether the kernel has the
+// tables.
+func newFamily(config Config, ipv6 bool) (*family, error) {
 	name, protocol := "iptables", goiptables.ProtocolIPv4
 	if ipv6 {
 		name, protocol = "ip6tables", goiptables.ProtocolIPv6
@@ -63,14 +63,27 @@ func newFamily(ctx context.Context, config Config, ipv6 bool) (*family, error) {
 			version:    fmt.Sprintf("%s %d.%d.%d", name, major, minor, patch),
 		},
 	}
-	if _, err := f.read(ctx); err != nil {
-		return nil, err
-	}
-	return f, nil
+	return f, f.lookForTables()
 }
 
 // errNoTable: the kernel has not the table, and no module that makes it.
 var errNoTable = errors.New("the kernel has no such table")
+
+// lookForTables fails where the kernel lacks a table. It does not read one as a
+// whole: the first Sync will, and with iptables-nft and many Services that takes
+// seconds.
+func (t tool) lookForTables() error {
+	for _, table := range []string{filter, nat} {
+		_, err := t.ipt.ChainExists(table, "OUTPUT")
+		if err != nil && strings.Contains(err.Error(), "does not exist") {
+			err = errors.Join(errNoTable, err)
+		}
+		if err != nil {
+			return fmt.Errorf("look for the %s table: %w", table, err)
+		}
+	}
+	return nil
+}
 
 // tcpBeLiberal says whether the kernel takes TCP segments for valid that are
 // outside of the window.
@@ -84,9 +97,6 @@ func (t tool) read(ctx context.Context) (Ruleset, error) {
 	rs := Ruleset{}
 	for _, table := range []string{filter, nat} {
 		saved, err := run(ctx, nil, t.saveCmd, "-t", table)
-		if err != nil && strings.Contains(err.Error(), "Table does not exist") {
-			err = errors.Join(errNoTable, err)
-		}
 		if err != nil {
 			return nil, fmt.Errorf("read the %s table: %w", table, err)
 		}

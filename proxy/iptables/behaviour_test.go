@@ -12,8 +12,8 @@ import (
 func TestBehaviour(t *testing.T) {
 	for _, variant := range []string{"legacy", "nft"} {
 		t.Run(variant, func(t *testing.T) {
-			proxytest.Run(t, func(ctx context.Context) (proxy.Backend, error) {
-				return iptables.New(ctx, iptables.Config{Variant: variant, MasqueradeMark: 0x4000})
+			proxytest.Run(t, func(context.Context) (proxy.Backend, error) {
+				return iptables.New(iptables.Config{Variant: variant, MasqueradeMark: 0x4000})
 			})
 		})
 	}

@@ -27,7 +27,7 @@ func BenchmarkSync(b *testing.B) {
 			}
 			var backend *Backend
 			start := func() (err error) {
-				backend, err = New(b.Context(), Config{Variant: variant, MasqueradeMark: 0x4000})
+				backend, err = New(Config{Variant: variant, MasqueradeMark: 0x4000})
 				return err
 			}
 			b.Run(name+"/cold", func(b *testing.B) {

@@ -43,10 +43,10 @@ type Backend struct {
 // New finds the iptables commands and looks whether the kernel takes them. A
 // host may do without the commands or the tables of one family (see Missing), not
 // without both. The error wraps exec.ErrNotFound if there are no commands.
-func New(ctx context.Context, config Config) (*Backend, error) {
+func New(config Config) (*Backend, error) {
 	b := &Backend{}
 	for _, ipv6 := range []bool{false, true} {
-		f, err := newFamily(ctx, config, ipv6)
+		f, err := newFamily(config, ipv6)
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, errNoTable) {
 			b.missing = append(b.missing, err)
 			continue

@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,7 +37,7 @@ func (n *node) start() *Backend {
 	n.t.Helper()
 	var b *Backend
 	err := n.Do(func() (err error) {
-		b, err = New(n.t.Context(), Config{Variant: n.variant, MasqueradeMark: 0x4000})
+		b, err = New(Config{Variant: n.variant, MasqueradeMark: 0x4000})
 		return err
 	})
 	if err != nil {
@@ -260,11 +259,11 @@ func TestRefusedRules(t *testing.T) {
 
 func TestNewWithoutIptables(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := New(context.Background(), Config{})
+	_, err := New(Config{})
 	if err == nil || !strings.Contains(err.Error(), "apt-get install iptables") {
 		t.Errorf("error: %v", err)
 	}
-	_, err = New(context.Background(), Config{Variant: "x"})
+	_, err = New(Config{Variant: "x"})
 	if err == nil || !strings.Contains(err.Error(), "allowed are legacy, nft") {
 		t.Errorf("error: %v", err)
 	}
