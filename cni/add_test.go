@@ -2,7 +2,6 @@ package cni_test
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -16,10 +15,9 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead/fairlead/e2e/golden"
 	"github.com/fairlead/fairlead/e2e/netns"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestAddResult compares results with golden files, and each with the kernel,
 // by a CHECK.
@@ -136,21 +134,7 @@ func namePlaces(t *testing.T, result []byte, node *node, pod pod) []byte {
 
 func compareGolden(t *testing.T, path string, got []byte) {
 	t.Helper()
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
+	golden.Compare(t, path, string(got))
 }
 
 // TestPodsReachEachOther has two pods, the host and an address behind the host

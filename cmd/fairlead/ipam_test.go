@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/netip"
@@ -13,14 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
 
+	"github.com/fairlead/fairlead/e2e/golden"
 	"github.com/fairlead/fairlead/ipam"
 	"github.com/fairlead/fairlead/ipam/disk"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // ipamNode is a machine whose clock moves a second with every pod that comes or goes.
 type ipamNode struct {
@@ -105,18 +102,7 @@ func (n *ipamNode) golden(name, line string) {
 	}
 	got += fmt.Sprintf("exit code %d\n", code)
 	path := filepath.Join("testdata", "ipam", name+".golden")
-	if *update {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, []byte(got), 0o600)); err != nil {
-			n.t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		n.t.Errorf("%s: -want +got\n%s", name, diff)
-	}
+	golden.Compare(n.t, path, got)
 }
 
 const cartID = "c0ffee00112233445566778899aabbccddeeff00112233445566778899aabbcc"

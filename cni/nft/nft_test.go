@@ -1,11 +1,9 @@
 package nft
 
 import (
-	"flag"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,10 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead/fairlead/cni/mode"
+	"github.com/fairlead/fairlead/e2e/golden"
 	"github.com/fairlead/fairlead/e2e/netns"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // do runs f with a connection to the packet filter of ns.
 func do(t *testing.T, ns *netns.NS, f func(*Conn) error) {
@@ -83,18 +80,7 @@ func TestRuleset(t *testing.T) {
 
 func compareGolden(t *testing.T, path, got string) {
 	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
+	golden.Compare(t, path, got)
 }
 
 // TestElements looks at whose elements there are after each of some steps.

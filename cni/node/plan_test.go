@@ -1,18 +1,14 @@
 package node
 
 import (
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/fairlead/fairlead/e2e/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func addrs(texts ...string) []netip.Addr {
 	var out []netip.Addr
@@ -141,7 +137,7 @@ func TestMake(t *testing.T) {
 				tt.routing = Auto
 			}
 			plan := Make(tt.self, tt.others, u, Options{Routing: tt.routing, VNI: 1, Port: 4789})
-			golden(t, strings.ReplaceAll(tt.name, " ", "-")+".golden", print(plan))
+			golden.Compare(t, filepath.Join("testdata", strings.ReplaceAll(tt.name, " ", "-")+".golden"), print(plan))
 		})
 	}
 }
@@ -167,24 +163,4 @@ func print(p Plan) string {
 		fmt.Fprintln(&b, "problem:", problem)
 	}
 	return b.String()
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
 }

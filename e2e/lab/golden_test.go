@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,11 +8,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead/fairlead/e2e/golden"
 	"github.com/fairlead/fairlead/e2e/lab"
 	"github.com/fairlead/fairlead/e2e/lab/labtest"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // What a node's programs are given to read.
 func TestDocumentsOfNode(t *testing.T) {
@@ -65,16 +63,5 @@ func readAll(t *testing.T, pattern string) string {
 func wantGolden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", name, diff)
-	}
+	golden.Compare(t, path, got)
 }

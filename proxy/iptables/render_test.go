@@ -2,11 +2,9 @@ package iptables
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -17,11 +15,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead/fairlead/e2e/golden"
 	"github.com/fairlead/fairlead/e2e/netns"
 	"github.com/fairlead/fairlead/proxy/service"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 var opts = Options{MasqueradeMark: 0x4000, RandomFully: true, DropInvalid: true}
 
@@ -121,18 +118,7 @@ func TestRenderGolden(t *testing.T) {
 			t.Run(name+"/"+family, func(t *testing.T) {
 				got := Render(table, ipv6, opts).String()
 				path := filepath.Join("testdata", name+"."+family+".rules")
-				if *update {
-					if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-						t.Fatal(err)
-					}
-				}
-				want, err := os.ReadFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(string(want), got); diff != "" {
-					t.Error(diff)
-				}
+				golden.Compare(t, path, got)
 				for _, variant := range []string{"legacy", "nft"} {
 					testParses(t, variant, ipv6, got)
 				}

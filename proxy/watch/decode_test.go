@@ -1,16 +1,13 @@
 package watch
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/fairlead/fairlead/e2e/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // TestProblems reads the manifests of testdata/problems and compares what is
 // said about them, and which objects are left, with the .golden beside each.
@@ -24,20 +21,8 @@ func TestProblems(t *testing.T) {
 			continue
 		}
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			golden := path + ".golden"
 			got := describe(t, path)
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("want -, got +:\n%s", diff)
-			}
+			golden.Compare(t, path+".golden", got)
 		})
 	}
 }
