@@ -10,6 +10,7 @@ package proxy
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/fairlead/fairlead/proxy/service"
@@ -81,6 +82,7 @@ type Proxy struct {
 	Observers    []Observer
 	HealthChecks HealthChecks // nil: nobody asks
 
+	reading  sync.RWMutex              // guards what Resolver knows, for View
 	reported map[service.Conflict]bool // conflicts that were logged and last
 }
 
@@ -99,7 +101,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 			return err
 		}
 		p.reportProblems(news)
-		change := p.Resolver.Apply(news.Update)
+		change := p.apply(news.Update)
 		p.reportConflicts()
 		p.tell(func(o Observer) { o.News(news) })
 		if time.Since(looked) >= lookEvery {
@@ -122,6 +124,21 @@ func (p *Proxy) Run(ctx context.Context) error {
 			retry = min(2*retry, retryMax)
 		}
 	}
+}
+
+// apply takes an update in while nobody reads.
+func (p *Proxy) apply(u service.Update) service.Change {
+	p.reading.Lock()
+	defer p.reading.Unlock()
+	return p.Resolver.Apply(u)
+}
+
+// View lets read see what the Resolver knows, from any goroutine. Nothing may be
+// changed or kept.
+func (p *Proxy) View(read func(*service.Resolver)) {
+	p.reading.RLock()
+	defer p.reading.RUnlock()
+	read(p.Resolver)
 }
 
 // intact says whether the kernel still has what it was told.

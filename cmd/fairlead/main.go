@@ -75,7 +75,8 @@ func run(ctx context.Context, args []string, e env) int {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w: see '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(proxyCommand(e), cleanupCommand(e), ipamCommand(e), nodeCommand(e), versionCommand(e))
+	root.AddCommand(proxyCommand(e), cleanupCommand(e), ipamCommand(e), nodeCommand(e),
+		statusCommand(e), servicesCommand(e), traceCommand(e), versionCommand(e))
 
 	err := root.ExecuteContext(ctx)
 	var usage usageError

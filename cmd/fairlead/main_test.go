@@ -46,6 +46,13 @@ func TestUsageErrors(t *testing.T) {
 		{"proxy --manifests " + dir + " --log-format xml", `--log-format "xml": allowed are text and json`},
 		{"proxy --manifests " + dir + " --healthz-bind-address x", `--healthz-bind-address "x": must be an address and a port, like 0.0.0.0:10256 or [::]:10256, or ""`},
 		{"ipam bogus", `unknown command "bogus": see 'fairlead ipam --help'`},
+		{"trace --from x --to 10.96.0.10:53/udp", `--from "x": must be an address like 10.244.1.5 or fd00::5`},
+		{"trace --from 10.244.1.5 --to 10.96.0.10", `--to "10.96.0.10": must be an address, a port and a protocol like 10.96.0.10:53/udp or [fd00::1]:80/tcp`},
+		{"trace --from 10.244.1.5 --to 10.96.0.10:53/icmp", `--to "10.96.0.10:53/icmp": protocol "icmp": allowed are [tcp udp sctp]`},
+		{"trace --from 10.244.1.5 --to [fd00::1]:53", `--from 10.244.1.5 --to [fd00::1]:53: one is IPv4, the other IPv6`},
+		{"services a b", `argument "b": 'fairlead services' takes one Service`},
+		{"services -o xml", `--output "xml": allowed are table, wide, json, yaml`},
+		{"status -o wide", `--output "wide": allowed are table, json, yaml`},
 		{"cleanup --mode ipvs", `--mode "ipvs": allowed is iptables`},
 	}
 	for _, tt := range tests {
@@ -60,7 +67,7 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func testEnv(out, errs *bytes.Buffer) env {
-	return env{stdout: out, stderr: errs, hostname: func() (string, error) { return "Node-1", nil }}
+	return env{stdout: out, stderr: errs, hostname: func() (string, error) { return "Node-1", nil }, now: time.Now}
 }
 
 // The proxy serves what is in the directory until it is told to end; the rules

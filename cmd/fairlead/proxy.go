@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/health"
+	"github.com/fairlead/fairlead/proxy/inspect"
 	"github.com/fairlead/fairlead/proxy/iptables"
 	"github.com/fairlead/fairlead/proxy/metrics"
 	"github.com/fairlead/fairlead/proxy/service"
@@ -29,6 +30,7 @@ type proxyFlags struct {
 	logFormat    string
 	healthAddr   string
 	metricsAddr  string
+	inspectAt    string
 	sourceFlags
 	backendFlags
 }
@@ -67,6 +69,7 @@ has programmed stays and goes on working ('fairlead cleanup' removes it).`,
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	cmd.Flags().StringVar(&f.healthAddr, "healthz-bind-address", "0.0.0.0:10256", `where /healthz and /livez are answered; "" for nowhere`)
 	cmd.Flags().StringVar(&f.metricsAddr, "metrics-bind-address", "127.0.0.1:10249", `where /metrics and /proxyMode are answered; "" for nowhere`)
+	cmd.Flags().StringVar(&f.inspectAt, "inspect-socket", defaultSocket, `Unix socket at which 'fairlead status', 'services' and 'trace' are answered; "" for none`)
 	f.sourceFlags.register(cmd)
 	f.backendFlags.register(cmd)
 	return cmd
@@ -99,6 +102,10 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 		return err
 	}
 	defer stop()
+	defer f.inspect(&p, log, inspect.Facts{
+		Version: version, Node: config.NodeName, Mode: f.mode, Backend: backend.String(),
+		Source: strings.ReplaceAll(from.Key, "_", " ") + " " + from.Value.String(), Started: e.now(),
+	})()
 	log.Info("proxy starts", "version", version, "node", config.NodeName, "mode", f.mode, "backend", backend, from)
 	if kube, ok := source.(*watch.Kube); ok {
 		go logStale(ctx, kube, log)
@@ -132,6 +139,25 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 		return nil, err
 	}
 	return func() { checks.Close(); stopMetrics(); stopHealth() }, nil
+}
+
+// inspect has the proxy answer operators, until stop is called. Services work
+// without that, so that a failure is no more than logged.
+func (f proxyFlags) inspect(p *proxy.Proxy, log *slog.Logger, facts inspect.Facts) (stop func()) {
+	if f.inspectAt == "" {
+		return func() {}
+	}
+	i := &inspect.Inspector{Facts: facts, View: p, Now: time.Now}
+	if kube, ok := p.Source.(*watch.Kube); ok {
+		i.Stale = kube.Stale
+	}
+	stop, err := i.Serve(f.inspectAt)
+	if err != nil {
+		log.Warn("operators get no answer from this proxy", "flag", "--inspect-socket", "error", err)
+		return func() {}
+	}
+	p.Observers = append(p.Observers, i)
+	return stop
 }
 
 // serviceConfig checks what is said of the node and the cluster.

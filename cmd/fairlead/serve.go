@@ -23,5 +23,8 @@ func serve(ctx context.Context, flag, addr string, handler http.Handler) (stop f
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(l) }() // until stop
-	return func() { _ = server.Close() }, nil
+	return func() {
+		_ = server.Close()
+		_ = l.Close() // if Serve has not come to it yet
+	}, nil
 }

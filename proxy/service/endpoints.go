@@ -57,12 +57,35 @@ func (known endpoint) or(addr netip.AddrPort, e Endpoint, here place) endpoint {
 	}
 }
 
-// choice is which endpoints get new flows.
+// choice is which endpoints get new flows, and by what they were picked.
 type choice struct {
-	cluster []netip.AddrPort // under the traffic policy Cluster
-	local   []netip.AddrPort // under the traffic policy Local
-	serving []netip.AddrPort // all that do, whether they get new flows or not
-	any     bool             // there is a usable endpoint somewhere in the cluster
+	cluster   []netip.AddrPort // under the traffic policy Cluster
+	local     []netip.AddrPort // under the traffic policy Local
+	serving   []netip.AddrPort // all that do, whether they get new flows or not
+	any       bool             // there is a usable endpoint somewhere in the cluster
+	clusterBy criterion
+	localBy   criterion
+}
+
+// criterion is what endpoints that get new flows have in common.
+type criterion uint8
+
+const (
+	noneServes criterion = iota
+	areReady
+	hintNode
+	hintZone
+	stillServe
+)
+
+func (c criterion) String() string {
+	return [...]string{
+		"none is ready, and none that terminates still serves",
+		"ready ones",
+		"ready ones whose hints name this node",
+		"ready ones whose hints name this zone",
+		"none is ready, but ones that terminate still serve",
+	}[c]
 }
 
 // choose picks the endpoints of each policy: the ready ones (of those that the
@@ -71,33 +94,40 @@ type choice struct {
 func choose(all []endpoint) choice {
 	ready, lasting := pick(all, func(e endpoint) bool { return e.ready }), pick(all, func(e endpoint) bool { return !e.ready && e.lasting })
 	here := func(e endpoint) bool { return e.here }
-	return choice{
-		cluster: addrs(firstOf(hinted(ready), lasting)),
-		local:   addrs(firstOf(pick(ready, here), pick(lasting, here))),
+	c := choice{
 		serving: addrs(pick(all, func(e endpoint) bool { return e.serving })),
 		any:     len(ready)+len(lasting) > 0,
 	}
+	c.cluster, c.clusterBy = firstOf(hinted(ready), lasting)
+	c.local, c.localBy = firstOf(picked{pick(ready, here), areReady}, pick(lasting, here))
+	return c
+}
+
+// picked are endpoints and what they have in common.
+type picked struct {
+	endpoints []endpoint
+	by        criterion
 }
 
 // hinted picks the ready endpoints that their hints give to this node, else to
 // this zone. Hints count only if every endpoint has them and one is for us: if
 // not, the EndpointSlice controller has not caught up yet, and to follow them
 // would overload or starve somebody.
-func hinted(ready []endpoint) []endpoint {
+func hinted(ready []endpoint) picked {
 	missing := func(has func(endpoint) bool) bool {
 		return slices.ContainsFunc(ready, func(e endpoint) bool { return !has(e) })
 	}
 	if !missing(func(e endpoint) bool { return e.nodeHint }) {
 		if ours := pick(ready, func(e endpoint) bool { return e.forThisNode }); len(ours) > 0 {
-			return ours
+			return picked{ours, hintNode}
 		}
 	}
 	if !missing(func(e endpoint) bool { return e.zoneHint }) {
 		if ours := pick(ready, func(e endpoint) bool { return e.forThisZone }); len(ours) > 0 {
-			return ours
+			return picked{ours, hintZone}
 		}
 	}
-	return ready
+	return picked{ready, areReady}
 }
 
 func pick(from []endpoint, wanted func(endpoint) bool) []endpoint {
@@ -110,11 +140,15 @@ func pick(from []endpoint, wanted func(endpoint) bool) []endpoint {
 	return out
 }
 
-func firstOf(a, b []endpoint) []endpoint {
-	if len(a) > 0 {
-		return a
+// firstOf are the ready ones, else those that still serve.
+func firstOf(ready picked, lasting []endpoint) ([]netip.AddrPort, criterion) {
+	switch {
+	case len(ready.endpoints) > 0:
+		return addrs(ready.endpoints), ready.by
+	case len(lasting) > 0:
+		return addrs(lasting), stillServe
 	}
-	return b
+	return nil, noneServes
 }
 
 func addrs(from []endpoint) []netip.AddrPort {

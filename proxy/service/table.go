@@ -235,12 +235,18 @@ func (t *Table) Keys(dst netip.AddrPort, protocol Protocol) []Key {
 
 // Frontend finds the frontend of a destination.
 func (t *Table) Frontend(dst netip.AddrPort, protocol Protocol) (Frontend, bool) {
+	_, f, ok := t.match(dst, protocol)
+	return f, ok
+}
+
+// match is Frontend with its Key.
+func (t *Table) match(dst netip.AddrPort, protocol Protocol) (Key, Frontend, bool) {
 	for _, key := range t.Keys(dst, protocol) {
 		if f, ok := t.Frontends[key]; ok {
-			return f, true
+			return key, f, true
 		}
 	}
-	return Frontend{}, false
+	return Key{}, Frontend{}, false
 }
 
 // Class tells what kind of sender has the address src.

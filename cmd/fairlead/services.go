@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead/fairlead/proxy/inspect"
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+func servicesCommand(e env) *cobra.Command {
+	var f askFlags
+	cmd := &cobra.Command{
+		Use:   "services [NAMESPACE/NAME]",
+		Short: "Show what becomes of flows to Services on this node",
+		Long: `Asks this node's proxy for all destinations that are Services', or one Service's
+(without a namespace: in the namespace default), and for the endpoints that get their
+flows in turn. A star says that the endpoint sees an address of this node instead
+of the sender's. With -o wide each kind of sender has a line of its own; else only
+where they differ.`,
+		Example: `  fairlead services
+  fairlead services kube-system/kube-dns -o wide`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			question, err := servicesQuestion(args)
+			if err != nil {
+				return err
+			}
+			if err := f.check(); err != nil {
+				return err
+			}
+			var rows []inspect.Row
+			if err := f.ask(cmd.Context(), question, &rows); err != nil {
+				return err
+			}
+			if len(args) > 0 && len(rows) == 0 {
+				return fmt.Errorf("service %s: the proxy of this node has no destination of it", args[0])
+			}
+			if done, err := f.printAs(e.stdout, rows); done {
+				return err
+			}
+			return printServices(e.stdout, rows, f.output == "wide")
+		},
+	}
+	f.register(cmd, "wide", "json", "yaml")
+	return cmd
+}
+
+func servicesQuestion(args []string) (string, error) {
+	switch {
+	case len(args) == 0:
+		return "/services", nil
+	case len(args) > 1:
+		return "", usagef("argument %q: 'fairlead services' takes one Service", args[1])
+	}
+	name := args[0]
+	if !strings.Contains(name, "/") {
+		name = "default/" + name
+	}
+	return "/services?" + url.Values{"name": {name}}.Encode(), nil
+}
+
+func printServices(w io.Writer, rows []inspect.Row, wide bool) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "SERVICE\tPORT\tDESTINATION\tFROM\tTO")
+	for _, row := range rows {
+		for _, group := range senders(row, wide) {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", row.Service, dash(row.Port), destination(row), group.from, group.to)
+		}
+	}
+	return table.Flush()
+}
+
+// destination is the address and port that a row is about.
+func destination(r inspect.Row) string {
+	d := r.Destination.String()
+	if r.Destination.Addr().IsUnspecified() {
+		d = fmt.Sprintf("node:%d", r.Destination.Port())
+		if r.Destination.Addr().Is6() {
+			d = fmt.Sprintf("node(IPv6):%d", r.Destination.Port())
+		}
+	}
+	return d + "/" + r.Protocol.String()
+}
+
+// group is senders whose flows fare alike.
+type group struct{ from, to string }
+
+// senders puts those together whose flows fare alike, unless each is wanted alone.
+func senders(r inspect.Row, apart bool) []group {
+	var out []group
+	for _, p := range r.Paths {
+		to := outcome(p)
+		i := len(out) - 1
+		if i >= 0 && out[i].to == to && !apart {
+			out[i].from += "," + p.Sender.String()
+			continue
+		}
+		out = append(out, group{p.Sender.String(), to})
+	}
+	if len(out) == 1 {
+		out[0].from = "all"
+	}
+	if len(r.Sources) > 0 {
+		for i := range out {
+			out[i].from += " in " + strings.Join(texts(r.Sources), ",")
+		}
+	}
+	return out
+}
+
+// outcome is what becomes of flows.
+func outcome(p inspect.Path) string {
+	if p.Verdict != service.Forward {
+		return p.Verdict.String()
+	}
+	var backends []string
+	for _, b := range p.Backends {
+		text := b.String()
+		if p.Masquerade {
+			text += "*"
+		}
+		backends = append(backends, text)
+	}
+	to := strings.Join(backends, " ")
+	if p.Affinity > 0 {
+		to += fmt.Sprintf(" (the same for %s)", p.Affinity)
+	}
+	return to
+}
+
+func texts(prefixes []netip.Prefix) []string {
+	var out []string
+	for _, p := range prefixes {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

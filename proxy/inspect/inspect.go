@@ -1,0 +1,208 @@
+// Package inspect lets an operator ask a running proxy what it knows: how it is,
+// what its Services are on this node, and what becomes of a packet and why. The
+// answers are the proxy's own Table, so that nothing is interpreted twice.
+//
+//	fairlead status | services | trace ──HTTP over a Unix socket──▶ Server ──▶ proxy.Proxy
+//
+// It changes nothing. The socket is root's alone: a Table tells much about a
+// cluster.
+package inspect
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/service"
+	"github.com/fairlead/fairlead/proxy/watch"
+)
+
+// Facts are what does not change while the proxy runs.
+type Facts struct {
+	Version string    `json:"version"`
+	Node    string    `json:"node"`
+	Mode    string    `json:"mode"`    // how the kernel is programmed
+	Backend string    `json:"backend"` // by what
+	Source  string    `json:"source"`  // where objects come from
+	Started time.Time `json:"started"`
+}
+
+// Status is how the proxy is.
+type Status struct {
+	Facts
+	// Stale says why the source may not know of a change; "": it does.
+	Stale string `json:"stale,omitempty"`
+	// Pending: there is something that the kernel does not have yet.
+	Pending bool `json:"pending"`
+	// Synced is when the kernel last took something, and Took for how long; zero:
+	// never.
+	Synced time.Time     `json:"synced"`
+	Took   time.Duration `json:"tookNanoseconds"`
+	// Error is why the kernel did not take what it was told last; "": it did.
+	Error string `json:"error,omitempty"`
+
+	Frontends int `json:"frontends"` // destinations
+	Pools     int `json:"pools"`
+	Backends  int `json:"backends"` // of all pools, one by one
+	// Conflicts are claims that were lost, Problems what is wrong with objects.
+	Conflicts []string `json:"conflicts,omitempty"`
+	Problems  []string `json:"problems,omitempty"`
+}
+
+// Healthy says whether the node's Services are as they should be.
+func (s Status) Healthy() bool {
+	return !s.Synced.IsZero() && s.Error == "" && s.Stale == ""
+}
+
+// View reads what the proxy knows while it stands still. It is a *proxy.Proxy.
+type View interface {
+	View(read func(*service.Resolver))
+}
+
+// Inspector gathers what it is told by the loop, as an Observer, and answers.
+type Inspector struct {
+	Facts
+	View View
+	// Stale, if set, says why the source may not know of a change.
+	Stale func(now time.Time) error
+	Now   func() time.Time
+
+	mu       sync.Mutex // guards all below
+	pending  bool
+	synced   time.Time
+	took     time.Duration
+	err      error
+	problems map[watch.Problem]bool // that are not mended
+}
+
+// News implements proxy.Observer.
+func (i *Inspector) News(news watch.News) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.pending = true
+	if i.problems == nil {
+		i.problems = map[watch.Problem]bool{}
+	}
+	for _, p := range news.Problems {
+		i.problems[p] = true
+	}
+	for _, p := range news.Mended {
+		delete(i.problems, p)
+	}
+}
+
+// Synced implements proxy.Observer.
+func (i *Inspector) Synced(r proxy.Round) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.err = r.Err
+	if r.Err == nil {
+		i.synced, i.took = i.Now(), r.Took
+	}
+}
+
+// UpToDate implements proxy.Observer.
+func (i *Inspector) UpToDate(int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.pending = false
+}
+
+// Status is how the proxy is now.
+func (i *Inspector) Status() Status {
+	s := i.told()
+	if i.Stale != nil {
+		if err := i.Stale(i.Now()); err != nil {
+			s.Stale = err.Error()
+		}
+	}
+	i.View.View(func(r *service.Resolver) {
+		t := r.Table()
+		s.Frontends, s.Pools = len(t.Frontends), len(t.Pools)
+		for _, pool := range t.Pools {
+			s.Backends += len(pool.Backends)
+		}
+		for _, c := range r.Conflicts() {
+			s.Conflicts = append(s.Conflicts, c.String())
+		}
+	})
+	return s
+}
+
+func (i *Inspector) told() Status {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	s := Status{Facts: i.Facts, Pending: i.pending, Synced: i.synced, Took: i.took}
+	if i.err != nil {
+		s.Error = i.err.Error()
+	}
+	for p := range i.problems {
+		if !p.Note {
+			s.Problems = append(s.Problems, p.String())
+		}
+	}
+	slices.Sort(s.Problems)
+	return s
+}
+
+// Row is one destination and what becomes of flows to it.
+type Row struct {
+	Service     string           `json:"service"` // namespace/name
+	Port        string           `json:"port,omitempty"`
+	Destination netip.AddrPort   `json:"destination"` // unspecified address: every node-port address
+	Protocol    service.Protocol `json:"protocol"`
+	Sources     []netip.Prefix   `json:"sources,omitempty"` // who alone may send
+	Paths       [3]Path          `json:"paths"`             // of pods, this node, outside
+}
+
+// Path is what becomes of the flows of one class of sender.
+type Path struct {
+	Sender     service.Class    `json:"sender"`
+	Verdict    service.Verdict  `json:"verdict"`
+	Masquerade bool             `json:"masquerade"`
+	Affinity   time.Duration    `json:"affinityNanoseconds,omitempty"`
+	Backends   []netip.AddrPort `json:"backends,omitempty"`
+}
+
+// Services are the rows of the Services that wanted names, sorted by Service,
+// destination and protocol.
+func (i *Inspector) Services(wanted func(service.Name) bool) []Row {
+	rows := []Row{}
+	i.View.View(func(r *service.Resolver) {
+		t := r.Table()
+		for key, f := range t.Frontends {
+			if wanted(f.Origin.Service) {
+				rows = append(rows, rowOf(t, key, f))
+			}
+		}
+	})
+	slices.SortFunc(rows, func(a, b Row) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), a.Destination.Compare(b.Destination), cmp.Compare(a.Protocol, b.Protocol))
+	})
+	return rows
+}
+
+func rowOf(t *service.Table, key service.Key, f service.Frontend) Row {
+	row := Row{
+		Service: f.Origin.Service.String(), Port: f.Origin.Port,
+		Destination: netip.AddrPortFrom(key.Addr, key.Port), Protocol: key.Protocol,
+		Sources: f.Sources,
+	}
+	for class, p := range f.Paths {
+		pool := t.Pools[p.Pool]
+		row.Paths[class] = Path{
+			Sender: service.Class(class), Verdict: p.Verdict, Masquerade: p.Masquerade,
+			Affinity: pool.Affinity, Backends: slices.Clone(pool.Backends),
+		}
+	}
+	return row
+}
+
+// Trace says what becomes of a packet, and why.
+func (i *Inspector) Trace(p service.Packet) (e service.Explanation) {
+	i.View.View(func(r *service.Resolver) { e = r.Explain(p) })
+	return e
+}
