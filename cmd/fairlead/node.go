@@ -67,11 +67,14 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return err
 	}
 	n.log = log
-	source, from, err := f.from.open(n.name)
+	source, from, err := f.from.open(n.name, watch.NewKubeNodes)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = source.Close() }()
+	if n.events, err = openEvents(source, "fairlead-node", log); err != nil {
+		return err
+	}
 	if err := n.open(ctx, f.masquerade); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type nodeLoop struct {
 	lost          <-chan struct{}  // tells that somebody may have removed the table
 	installer     *nodeInstaller
 	health        nodeHealth
+	events        events
 	log           *slog.Logger
 
 	members   map[string]cninode.Member // by name, this node too; nil before the first news
@@ -144,6 +145,7 @@ func (l *nodeLoop) note(news watch.News) {
 	for _, p := range news.Problems {
 		if p.Object.Kind == "Node" || p.Object.Kind == "" {
 			l.log.Error("left out", "problem", p)
+			l.events.Warn(p.Object, "InvalidNode", p.Message)
 		}
 	}
 	for _, p := range news.Mended {

@@ -84,7 +84,7 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 	if err != nil {
 		return err
 	}
-	source, from, err := f.open(config.NodeName)
+	source, from, err := f.open(config.NodeName, watch.NewKube)
 	if err != nil {
 		return err
 	}

@@ -33,9 +33,9 @@ type source interface {
 	Close() error
 }
 
-// open opens the source that the flags name. The attribute says where its objects
-// come from.
-func (f sourceFlags) open(nodeName string) (source, slog.Attr, error) {
+// open opens the source that the flags name, an API server by watchKube. The
+// attribute says where its objects come from.
+func (f sourceFlags) open(nodeName string, watchKube func(*rest.Config, string) (*watch.Kube, error)) (source, slog.Attr, error) {
 	if f.kubeconfig != "" && f.manifests != "" {
 		return nil, slog.Attr{}, usagef("--kubeconfig and --manifests: only one of them can be where the objects come from")
 	}
@@ -51,7 +51,7 @@ func (f sourceFlags) open(nodeName string) (source, slog.Attr, error) {
 		return nil, slog.Attr{}, err
 	}
 	config.UserAgent = "fairlead/" + version
-	kube, err := watch.NewKube(config, nodeName)
+	kube, err := watchKube(config, nodeName)
 	if err != nil {
 		return nil, slog.Attr{}, fmt.Errorf("watch %s: %w", config.Host, err)
 	}

@@ -7,14 +7,16 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
-// Kube is a source that watches an API server: the Services and EndpointSlices
-// of the cluster, and the Node object of one node.
+// Kube is a source that watches an API server: for a proxy the Services and
+// EndpointSlices of the cluster and the Node object of one node, or all Nodes.
 //
 //	API server ──reflector (one a kind)──▶ kubeStore ──convert──▶ records ──Next──▶ News
 //
@@ -27,6 +29,10 @@ import (
 //
 // Next is for one goroutine at a time, Stale for any.
 type Kube struct {
+	config  *rest.Config
+	feeds   []feed
+	node    string          // name of the Node object
+	ctx     context.Context // ends with the source
 	stop    context.CancelFunc
 	running sync.WaitGroup // reflectors
 	wake    chan struct{}  // holds a token after something has changed
@@ -35,9 +41,9 @@ type Kube struct {
 
 	mu       sync.Mutex // guards what follows
 	records  map[Object]*record
-	changed  map[Object]bool // those that may differ from what was told
-	from, to time.Time       // the first and the last change of these
-	contacts map[string]*contact
+	changed  map[Object]bool     // those that may differ from what was told
+	from, to time.Time           // the first and the last change of these
+	contacts map[string]*contact // of the kinds that are watched
 }
 
 // News follows when nothing has happened for burstGap, and burstMax after the
@@ -55,40 +61,55 @@ type record struct {
 
 // finding is what was made of an object; zero if there is none.
 type finding struct {
+	uid      types.UID
 	value    any // *service.Service, *service.Slice or *service.Node; nil if it is left out
 	problems []Problem
 }
 
-// NewKube starts to watch the API server of a configuration, which need not be
-// there yet. The Node object is that of the node called nodeName.
+// NewKube starts to watch what a proxy needs at the API server of a configuration,
+// which need not be there yet. The Node object is that of the node called nodeName.
 func NewKube(config *rest.Config, nodeName string) (*Kube, error) {
-	k := newKube()
+	return newKube(proxyFeeds(nodeName)).start(config, nodeName)
+}
+
+// NewKubeNodes starts to watch the Nodes of the cluster, all of them and nothing
+// else. nodeName is where the program runs, for its Events.
+func NewKubeNodes(config *rest.Config, nodeName string) (*Kube, error) {
+	return newKube([]feed{nodeFeed(fields.Everything())}).start(config, nodeName)
+}
+
+// newKube is a Kube that watches nothing yet.
+func newKube(feeds []feed) *Kube {
+	k := &Kube{
+		feeds:    feeds,
+		wake:     make(chan struct{}, 1),
+		began:    time.Now(),
+		records:  map[Object]*record{},
+		changed:  map[Object]bool{},
+		contacts: map[string]*contact{},
+	}
+	for _, f := range feeds {
+		k.contacts[f.kind] = &contact{}
+	}
+	return k
+}
+
+// start starts the reflectors, one a feed.
+func (k *Kube) start(config *rest.Config, nodeName string) (*Kube, error) {
+	k.config, k.node = config, nodeName
 	var reflectors []*cache.Reflector
-	for _, f := range feeds(nodeName) {
+	for _, f := range k.feeds {
 		r, err := k.newReflector(f, config)
 		if err != nil {
 			return nil, err
 		}
 		reflectors = append(reflectors, r)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	k.stop = stop
+	k.ctx, k.stop = context.WithCancel(context.Background())
 	for _, r := range reflectors {
-		k.run(ctx, r)
+		k.run(r)
 	}
 	return k, nil
-}
-
-// newKube is a Kube that watches nothing yet.
-func newKube() *Kube {
-	return &Kube{
-		stop:     func() {},
-		wake:     make(chan struct{}, 1),
-		began:    time.Now(),
-		records:  map[Object]*record{},
-		changed:  map[Object]bool{},
-		contacts: map[string]*contact{kindService: {}, kindSlice: {}, kindNode: {}},
-	}
 }
 
 // Close ends the source.

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 )
 
@@ -27,7 +28,8 @@ type puppet struct {
 }
 
 func newPuppet() *puppet {
-	k, feeds := newKube(), feeds("node-1")
+	feeds := proxyFeeds("node-1")
+	k := newKube(feeds)
 	return &puppet{k, kubeStore{k, feeds[0]}, kubeStore{k, feeds[1]}, kubeStore{k, feeds[2]}}
 }
 
@@ -159,6 +161,24 @@ func TestKubeTellsDifferences(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestKubeNodes: who asks for Nodes waits for nothing else, and hears of all.
+func TestKubeNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKube([]feed{nodeFeed(fields.Everything())})
+		p := &puppet{Kube: k, nodes: kubeStore{k, k.feeds[0]}}
+		node := func(name string) *corev1.Node { return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}} }
+		do(t, p.nodes.Replace([]any{node("node-1"), node("node-2")}, "1"))
+		wantTold(t, p, "node node-1", "node node-2")
+		if err := p.Stale(time.Now()); err != nil {
+			t.Error(err)
+		}
+		p.failed(kindNode, syscall.ECONNREFUSED)
+		if err := p.Stale(time.Now()); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("stale: %v", err)
+		}
+	})
 }
 
 // TestKubeProblems: a bad object is left out alone, and told once until it is

@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"context"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -29,9 +28,9 @@ type feed struct {
 	convert  func(any) (any, field.ErrorList)
 }
 
-// feeds are those of a proxy. Together with unusedBy they ask for the objects
+// proxyFeeds are those of a proxy. Together with unusedBy they ask for the objects
 // that kube-proxy asks for.
-func feeds(nodeName string) []feed {
+func proxyFeeds(nodeName string) []feed {
 	return []feed{{
 		kind:     kindService,
 		group:    corev1.SchemeGroupVersion,
@@ -46,14 +45,18 @@ func feeds(nodeName string) []feed {
 		fields:   fields.Everything(),
 		example:  &discovery.EndpointSlice{},
 		convert:  converts(convertSlice),
-	}, {
+	}, nodeFeed(fields.OneTermEqualSelector(metav1.ObjectNameField, nodeName))}
+}
+
+func nodeFeed(which fields.Selector) feed {
+	return feed{
 		kind:     kindNode,
 		group:    corev1.SchemeGroupVersion,
 		resource: "nodes",
-		fields:   fields.OneTermEqualSelector(metav1.ObjectNameField, nodeName),
+		fields:   which,
 		example:  &corev1.Node{},
 		convert:  converts(convertNode),
-	}}
+	}
 }
 
 // listWatch gets the feed's objects.
@@ -67,24 +70,32 @@ func (f feed) listWatch(client rest.Interface) *cache.ListWatch {
 	})
 }
 
-// client is a client for the feed's group of the API. It knows the types of
-// feeds only: a scheme of all the API's types costs megabytes.
-func (f feed) client(config *rest.Config) (rest.Interface, error) {
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discovery.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return nil, err
-		}
+// newClient is a client for a group of the API. It knows the types that are used
+// only: a scheme of all the API's types costs megabytes.
+func newClient(config *rest.Config, group schema.GroupVersion) (rest.Interface, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
 	}
 	c := rest.CopyConfig(config)
-	c.APIPath, c.GroupVersion = "/apis", &f.group
-	if f.group.Group == corev1.GroupName {
+	c.APIPath, c.GroupVersion = "/apis", &group
+	if group.Group == corev1.GroupName {
 		c.APIPath = "/api"
 	}
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType = runtime.ContentTypeProtobuf
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	return rest.RESTClientFor(c)
+}
+
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discovery.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	return scheme, nil
 }
 
 // backoff is between two attempts to reach an API server. It ends at 10 to 20 s,
@@ -96,7 +107,7 @@ func backoff() *wait.Backoff {
 
 // newReflector keeps the records of a feed's kind as the API server has them.
 func (k *Kube) newReflector(f feed, config *rest.Config) (*cache.Reflector, error) {
-	client, err := f.client(k.overheard(f.kind, config))
+	client, err := newClient(k.overheard(f.kind, config), f.group)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +120,7 @@ func (k *Kube) newReflector(f feed, config *rest.Config) (*cache.Reflector, erro
 	}), nil
 }
 
-// run runs a reflector until ctx ends.
-func (k *Kube) run(ctx context.Context, r *cache.Reflector) {
-	k.running.Go(func() { r.RunWithContext(klog.NewContext(ctx, logr.Discard())) })
+// run runs a reflector until the source is closed.
+func (k *Kube) run(r *cache.Reflector) {
+	k.running.Go(func() { r.RunWithContext(klog.NewContext(k.ctx, logr.Discard())) })
 }

@@ -56,10 +56,10 @@ func (e *StaleError) Unwrap() error { return e.Err }
 func (k *Kube) Stale(now time.Time) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, kind := range []string{kindService, kindSlice, kindNode} {
-		c := k.contacts[kind]
+	for _, f := range k.feeds {
+		c := k.contacts[f.kind]
 		if c.err != nil || now.Sub(cmp.Or(c.last, k.began)) > silence {
-			return &StaleError{Kind: kind, Last: c.last, Err: c.err}
+			return &StaleError{Kind: f.kind, Last: c.last, Err: c.err}
 		}
 	}
 	return nil
@@ -109,7 +109,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // heeded is a ListWatch of which it is noted what the API server refuses.
 func (k *Kube) heeded(kind string, from *cache.ListWatch) *cache.ListWatch {
 	heed := func(err error) {
-		if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+		if isStatus(err) {
 			k.failed(kind, err)
 		}
 	}
@@ -125,4 +125,10 @@ func (k *Kube) heeded(kind string, from *cache.ListWatch) *cache.ListWatch {
 			return w, err
 		},
 	}
+}
+
+// isStatus says whether an error is the word of an API server.
+func isStatus(err error) bool {
+	status := apierrors.APIStatus(nil)
+	return errors.As(err, &status)
 }

@@ -79,12 +79,14 @@ func (f feed) nameOf(obj metav1.Object) Object {
 
 // find makes of an object what it can.
 func (f feed) find(obj any) finding {
+	meta := obj.(metav1.Object)
+	found := finding{uid: meta.GetUID()}
 	value, errs := f.convert(obj)
 	if len(errs) == 0 {
-		return finding{value: value}
+		found.value = value
+		return found
 	}
-	var found finding
-	name := f.nameOf(obj.(metav1.Object))
+	name := f.nameOf(meta)
 	for _, err := range errs {
 		found.problems = append(found.problems, Problem{Object: name, Field: err.Field, Message: err.ErrorBody()})
 	}
