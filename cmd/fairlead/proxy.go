@@ -167,6 +167,9 @@ func (f proxyFlags) serviceConfig(e env) (service.Config, error) {
 	if config.ClusterCIDRs, err = parseCIDRs("--cluster-cidr", f.clusterCIDRs, ""); err != nil {
 		return config, err
 	}
+	if len(config.ClusterCIDRs) > 0 {
+		config.Pods = service.ByClusterCIDR
+	}
 	switch {
 	case slices.Equal(f.nodePorts, []string{"primary"}):
 	case slices.Equal(f.nodePorts, []string{"all"}):

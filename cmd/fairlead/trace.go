@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -78,7 +79,7 @@ type traced struct {
 }
 
 func (f *traceFlags) run(cmd *cobra.Command, e env, p service.Packet) error {
-	question := url.Values{"from": {p.Src.String()}, "to": {p.Dst.String()}, "protocol": {p.Protocol.String()}}
+	question := url.Values{"from": {p.Src.String()}, "to": {p.Dst.String()}, "protocol": {p.Protocol.String()}, "in": {cameInBy(p.Src)}}
 	var t traced
 	if err := f.ask(cmd.Context(), "/trace?"+question.Encode(), &t.Explanation); err != nil {
 		return err
@@ -96,6 +97,20 @@ func (f *traceFlags) run(cmd *cobra.Command, e env, p service.Packet) error {
 		return err
 	}
 	return t.print(e.stdout, p)
+}
+
+// cameInBy is the interface by which packets of a sender come in: the one that
+// leads back to it; "" if it is this node.
+func cameInBy(src netip.Addr) string {
+	routes, err := netlink.RouteGet(src.AsSlice())
+	if err != nil || len(routes) == 0 || routes[0].Type == unix.RTN_LOCAL {
+		return ""
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return ""
+	}
+	return link.Attrs().Name
 }
 
 // routeTo says how the kernel would send a packet.

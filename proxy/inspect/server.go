@@ -61,7 +61,7 @@ func listen(path string) (net.Listener, error) {
 //
 //	GET /status
 //	GET /services[?name=NAMESPACE/NAME]
-//	GET /trace?from=ADDR&to=ADDR:PORT&protocol=tcp
+//	GET /trace?from=ADDR&to=ADDR:PORT&protocol=tcp[&in=INTERFACE]
 func (i *Inspector) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, i.Status()) })
@@ -75,6 +75,7 @@ func (i *Inspector) Handler() http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
+		p.In = r.FormValue("in")
 		answer(w, i.Trace(p))
 	})
 	return mux

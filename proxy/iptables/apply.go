@@ -63,7 +63,13 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 			version:    fmt.Sprintf("%s %d.%d.%d", name, major, minor, patch),
 		},
 	}
-	return f, f.lookForTables()
+	if err := f.lookForTables(); err != nil {
+		return f, err
+	}
+	if !ipv6 {
+		f.opts.LocalnetWasOn, err = f.localnetWasOn()
+	}
+	return f, err
 }
 
 // errNoTable: the kernel has not the table, and no module that makes it.
@@ -90,6 +96,37 @@ func (t tool) lookForTables() error {
 func tcpBeLiberal() bool {
 	value, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
 	return err == nil && strings.TrimSpace(string(value)) != "0"
+}
+
+// sysctlLocalnet says whether addresses of 127.0.0.0/8 are routed like others.
+const sysctlLocalnet = "/proc/sys/net/ipv4/conf/all/route_localnet"
+
+// localnetWasOn says whether that was on before Fairlead switched it on.
+func (t tool) localnetWasOn() (bool, error) {
+	guarded, err := t.ipt.ChainExists(filter, chainLocalhost)
+	if err != nil {
+		return false, fmt.Errorf("look for the guard of route_localnet: %w", err)
+	}
+	if !guarded {
+		value, err := os.ReadFile(sysctlLocalnet)
+		return err == nil && strings.TrimSpace(string(value)) == "1", nil
+	}
+	rules, err := t.ipt.List(filter, chainLocalhost)
+	if err != nil {
+		return false, fmt.Errorf("read the guard of route_localnet: %w", err)
+	}
+	return strings.Contains(strings.Join(rules, ""), localnetWasOn), nil
+}
+
+func routeLocalnet(on bool) error {
+	value := "0"
+	if on {
+		value = "1"
+	}
+	if err := os.WriteFile(sysctlLocalnet, []byte(value), 0); err != nil {
+		return fmt.Errorf("set route_localnet, for node ports on localhost: %w", err)
+	}
+	return nil
 }
 
 // read asks the kernel what of its rules is ours.

@@ -194,11 +194,30 @@ func (f *family) become(ctx context.Context, want Ruleset) error {
 		}
 		f.have = have
 	}
-	if err := f.restore(ctx, script(f.have, want)); err != nil {
+	if err := f.restoreGuarded(ctx, want); err != nil {
 		f.have = nil
 		return err
 	}
 	f.have = want
+	return nil
+}
+
+// restoreGuarded writes want. Addresses of 127.0.0.0/8 are routed only as long as
+// the guard is there.
+func (f *family) restoreGuarded(ctx context.Context, want Ruleset) error {
+	_, guarded := f.have[filter][chainLocalhost]
+	_, guard := want[filter][chainLocalhost]
+	if guarded && !guard && !f.opts.LocalnetWasOn {
+		if err := routeLocalnet(false); err != nil {
+			return err
+		}
+	}
+	if err := f.restore(ctx, script(f.have, want)); err != nil {
+		return err
+	}
+	if guard {
+		return routeLocalnet(true)
+	}
 	return nil
 }
 

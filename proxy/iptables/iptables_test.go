@@ -103,7 +103,7 @@ func TestSyncFromOneTableToAnother(t *testing.T) {
 	everyVariant(t, func(t *testing.T, n *node) {
 		all := tables()
 		everything := service.Change{Node: true}
-		for _, name := range []string{"typical", "external", "by-sender", "sticky", "wide", "tree", "empty", "tree", "typical"} {
+		for _, name := range []string{"typical", "external", "by-sender", "sticky", "wide", "compatible", "by-interface", "tree", "empty", "tree", "typical"} {
 			n.mustSync(all[name], everything)
 			if diff := cmp.Diff(rendered(all[name]), n.ours()); diff != "" {
 				t.Errorf("%s (-rendered +kernel):\n%s", name, diff)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -25,6 +26,7 @@ import (
 //	filter  INPUT, FORWARD, OUTPUT (new flows) ──▶ REFUSE ──tree──▶ REJECT, DROP
 //	                                                 └──▶ NODEPORTS ──tree──▶ …
 //	        FORWARD ──▶ FORWARD                                          lets through what we translated
+//	        INPUT ──▶ LOCALHOST                                          the guard of route_localnet
 const (
 	nat    = "nat"
 	filter = "filter"
@@ -36,6 +38,7 @@ const (
 	chainRefuse      = prefix + "REFUSE"
 	chainNodePorts   = prefix + "NODEPORTS"
 	chainForward     = prefix + "FORWARD"
+	chainLocalhost   = prefix + "LOCALHOST"
 )
 
 // Options of a rule set.
@@ -50,6 +53,8 @@ type Options struct {
 	DropInvalid bool
 	// Node is where pools are rotated by.
 	Node string
+	// LocalnetWasOn: addresses of 127.0.0.0/8 were routed before Fairlead came.
+	LocalnetWasOn bool
 }
 
 // Render compiles the Table for one family. It is pure: the result is a function
@@ -98,15 +103,36 @@ func (r *renderer) hooks() {
 	r.filter["INPUT"] = []string{refuse}
 	r.filter["FORWARD"] = []string{refuse, comment + "-j " + chainForward}
 	r.filter["OUTPUT"] = []string{refuse}
+	if r.localhost() {
+		r.filter["INPUT"] = []string{comment + "-j " + chainLocalhost, refuse}
+		r.filter[chainLocalhost] = []string{r.opts.guard()}
+	}
 }
+
+// guard keeps those on the node's networks from its programs that listen on
+// 127.0.0.1 and rely on it that nobody else can ask them, which route_localnet
+// would let them (CVE-2020-8558). Answers to flows of the node's own come back by
+// an interface too, and flows that others have translated are theirs to judge.
+//
+// That route_localnet was on before Fairlead switched it on is remembered here,
+// where it lasts as long as the guard does.
+func (o Options) guard() string {
+	match := "-d 127.0.0.0/8 ! -i lo -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT "
+	if o.LocalnetWasOn {
+		match += fmt.Sprintf("-m comment --comment %q ", localnetWasOn)
+	}
+	return match + "-j DROP"
+}
+
+const localnetWasOn = "route_localnet was on"
 
 // senders writes how the classes of senders are told apart.
 func (r *renderer) senders() {
 	mark := r.opts.MasqueradeMark
 	r.nat[chainMasq] = []string{fmt.Sprintf("-j MARK --set-xmark %#x/%#x", mark, mark)}
 	var outside []string
-	for _, p := range r.mine(r.table.PodCIDRs) {
-		outside = append(outside, from(p)+"-j RETURN")
+	for _, match := range r.fromPods() {
+		outside = append(outside, match+"-j RETURN")
 	}
 	r.nat[chainOutside] = append(outside, "-j "+chainMasq)
 }
@@ -117,7 +143,37 @@ func from(p netip.Prefix) string {
 	if p.Bits() == 0 {
 		return ""
 	}
-	return "-s " + p.String() + " "
+	return "-s " + prefixText(p) + " "
+}
+
+// addrText is an address in the words of iptables-save, which are inet_ntop's: of
+// IPv6 addresses whose first 96 bits are zero it writes the rest as IPv4.
+func addrText(a netip.Addr) string {
+	b := a.As16()
+	if a.Is6() && [12]byte(b[:12]) == [12]byte{} && (b[12] != 0 || b[13] != 0) {
+		return "::" + netip.AddrFrom4([4]byte(b[12:])).String()
+	}
+	return a.String()
+}
+
+func prefixText(p netip.Prefix) string { return fmt.Sprintf("%s/%d", addrText(p.Addr()), p.Bits()) }
+
+// addrPortText has brackets around IPv6 addresses.
+func addrPortText(a netip.AddrPort) string {
+	return net.JoinHostPort(addrText(a.Addr()), strconv.Itoa(int(a.Port())))
+}
+
+// fromPods match the packets of pods. (Packets of the node's own have come in by
+// no interface.)
+func (r *renderer) fromPods() []string {
+	var out []string
+	for _, p := range r.mine(r.table.PodCIDRs) {
+		out = append(out, from(p))
+	}
+	for _, pattern := range r.table.PodInterfaces {
+		out = append(out, "-i "+pattern+" ")
+	}
+	return out
 }
 
 // fromNode matches the packets of this node's own: their source address is a
@@ -226,15 +282,21 @@ func (r *renderer) dispatch(chains Chains, root string, keys []service.Key, rule
 			chains[root] = append(chains[root], r.nodeAddr(p)+"-j "+chainNodePorts)
 		}
 	}
+	if r.localhost() {
+		chains[root] = append(chains[root], "-d 127.0.0.0/8 -m addrtype --src-type LOCAL --dst-type LOCAL -j "+chainNodePorts)
+	}
 }
 
+// localhost says whether node ports are on 127.0.0.0/8.
+func (r *renderer) localhost() bool { return r.table.LocalhostNodePorts && !r.ipv6 }
+
 // nodeAddr matches the node's addresses in a range. Loopback ones are never among
-// them: a packet that comes from one cannot leave for a backend.
+// them: see localhost.
 func (r *renderer) nodeAddr(p netip.Prefix) string {
 	const local = "-m addrtype --dst-type LOCAL "
 	switch {
 	case p.Bits() > 0:
-		return "-d " + p.String() + " " + local
+		return "-d " + prefixText(p) + " " + local
 	case r.ipv6:
 		return "! -d ::1/128 " + local
 	}
@@ -388,9 +450,9 @@ func (r *renderer) bySender(paths service.Paths, protocol string, rules func(ser
 	for _, rule := range rules(paths[service.FromNode]) {
 		out = append(out, protocol+fromNode+rule)
 	}
-	for _, p := range r.mine(r.table.PodCIDRs) {
+	for _, match := range r.fromPods() {
 		for _, rule := range rules(paths[service.FromPod]) {
-			out = append(out, from(p)+protocol+rule)
+			out = append(out, match+protocol+rule)
 		}
 	}
 	for _, rule := range rules(paths[service.FromOutside]) {
@@ -403,7 +465,7 @@ func (r *renderer) bySender(paths service.Paths, protocol string, rules func(ser
 func (r *renderer) matching(key service.Key, origin service.Origin) string {
 	p, to := key.Protocol, ""
 	if !key.Addr.IsUnspecified() {
-		to = fmt.Sprintf("-d %s/%d ", key.Addr, key.Addr.BitLen())
+		to = fmt.Sprintf("-d %s/%d ", addrText(key.Addr), key.Addr.BitLen())
 	}
 	return fmt.Sprintf("%s-p %s -m comment --comment %q -m %s --dport %d ", to, p, origin, p, key.Port)
 }
@@ -424,7 +486,7 @@ func (r *renderer) pool(id service.PoolID) {
 	backends := rotated(pool.Backends, r.opts.Node+" "+id.String())
 	var again, turns []string
 	for i, backend := range backends {
-		dnat := fmt.Sprintf("-j DNAT --to-destination %s", backend)
+		dnat := "-j DNAT --to-destination " + addrPortText(backend)
 		turn := fmt.Sprintf("-p %s ", pool.Protocol)
 		if pool.Affinity > 0 {
 			list := r.recent(id, backend)

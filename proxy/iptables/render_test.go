@@ -63,15 +63,45 @@ func tables() map[string]*service.Table {
 		pool.Affinity = 3 * time.Hour
 		sticky.Pools[id] = pool
 	}
-	return map[string]*service.Table{
-		"empty":     empty,
-		"external":  external,
-		"sticky":    sticky,
-		"wide":      wide,
-		"typical":   typical,
-		"by-sender": bySender,
-		"tree":      resolved(40, 1),
+	byInterface := resolved(1, 1)
+	byInterface.PodCIDRs, byInterface.PodInterfaces = nil, []string{"cni0", "veth+"}
+	for key, f := range maps.Clone(byInterface.Frontends) {
+		byInterface.Frontends[service.Key{Addr: service.AnyNodeAddr(key.Addr.Is6()), Port: 30080, Protocol: key.Protocol}] = f
+		f.Paths[service.FromNode] = service.Path{Verdict: service.Drop}
+		byInterface.Frontends[service.Key{Addr: key.Addr, Port: 81, Protocol: key.Protocol}] = f
 	}
+	byInterface.LocalhostNodePorts = true
+	return map[string]*service.Table{
+		"compatible":   compatible(),
+		"by-interface": byInterface,
+		"empty":        empty,
+		"external":     external,
+		"sticky":       sticky,
+		"wide":         wide,
+		"typical":      typical,
+		"by-sender":    bySender,
+		"tree":         resolved(40, 1),
+	}
+}
+
+// compatible has addresses of ::/96, which the kernel's tools write in two ways.
+func compatible() *service.Table {
+	t := &service.Table{
+		Frontends:     map[service.Key]service.Frontend{},
+		Pools:         map[service.PoolID]service.Pool{},
+		PodCIDRs:      []netip.Prefix{netip.MustParsePrefix("::1.2.0.0/112")},
+		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("::9.9.9.0/120"), netip.MustParsePrefix("::3/128")},
+	}
+	id := service.PoolID{Origin: service.Origin{Service: service.Name{Namespace: "default", Name: "s"}}, IPv6: true}
+	t.Pools[id] = service.Pool{Protocol: service.TCP, Backends: []netip.AddrPort{
+		netip.MustParseAddrPort("[::7]:80"), netip.MustParseAddrPort("[::1:2]:80"), netip.MustParseAddrPort("[::1.2.3.4]:80"),
+	}}
+	for _, addr := range []string{"::", "::5", "::7.0.0.1", "0:0:0:0:0:1:2:3", "1::"} {
+		key := service.Key{Addr: netip.MustParseAddr(addr), Port: 80, Protocol: service.TCP}
+		path := service.Path{Verdict: service.Forward, Pool: id}
+		t.Frontends[key] = service.Frontend{Paths: service.Paths{path, path, path}, Origin: id.Origin, Sources: []netip.Prefix{netip.MustParsePrefix("::8.0.0.0/104")}}
+	}
+	return t
 }
 
 // resolved is the Table of n dual-stack Services over TCP, UDP and SCTP in

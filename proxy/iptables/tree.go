@@ -45,7 +45,7 @@ func matchAddress(p netip.Prefix) string {
 	if p.Bits() == 0 {
 		return ""
 	}
-	return "-d " + p.String() + " "
+	return "-d " + prefixText(p) + " "
 }
 
 func byPort(key service.Key) netip.Addr {

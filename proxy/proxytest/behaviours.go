@@ -11,8 +11,10 @@ import (
 // behaviour is something that a user may rely on: a cluster that changes step by
 // step, and what becomes of flows after each step.
 type behaviour struct {
-	name  string
-	steps []step
+	name     string
+	config   service.Config
+	ipv4Only bool
+	steps    []step
 }
 
 type step struct {
@@ -43,6 +45,15 @@ func lbIP(n int) target {
 func extIP(n int) target {
 	return func(v variant) netip.Addr { return v.numbered("192.0.2.", "2001:db8:2::", n) }
 }
+
+// localhost is the address that the node has for itself.
+func localhost(v variant) netip.Addr {
+	return v.numbered("127.0.0.", "::", 1)
+}
+
+// podInterfaces are those of the pods of the node: two by name, a prefix for
+// client.
+func podInterfaces() []string { return []string{"a", "b", "cl+"} }
 
 // outsideIP is the address of the host outside, nodeIP the node's own.
 func outsideIP(v variant) netip.Addr { return v.addr("outside") }
@@ -293,6 +304,104 @@ var behaviours = []behaviour{
 				flows:   []flow{{"client", vip(10), 80, "b"}},
 			},
 		},
+	},
+	{
+		name:   "source ranges are for node ports too if the operator says so",
+		config: service.Config{SourceRangesOnNodePorts: true},
+		steps: []step{
+			{
+				objects: []object{svc("web", 10, nodePort(30080), balanced(lbIP(1)), at(extIP(1)), allowed("203.0.113.0/24", "2001:db8::/64")), slice("web-1", "web", ready("a"), ready("c"))},
+				flows: []flow{
+					{"outside", nodeIP, 30080, "a* c*"},
+					{"client", nodeIP, 30080, "drop"},
+					{"node", nodeIP, 30080, "drop"},
+					{"outside", lbIP(1), 80, "a* c*"},
+					{"client", lbIP(1), 80, "drop"},
+					{"client", extIP(1), 80, "a* c*"},
+					{"client", vip(10), 80, "a c"},
+				},
+			},
+			{
+				objects: []object{svc("web", 10, nodePort(30080), otherFamilyOnly)},
+				flows:   []flow{{"outside", nodeIP, 30080, "drop"}, {"client", vip(10), 80, "a c"}},
+			},
+		},
+	},
+	{
+		name:   "masquerade-all is for cluster IPs, and for all senders",
+		config: service.Config{MasqueradeAll: true},
+		steps: []step{{
+			objects: []object{svc("web", 10, nodePort(30080), externalLocal), slice("web-1", "web", ready("a"), ready("c"))},
+			flows: []flow{
+				{"client", vip(10), 80, "a* c*"},
+				{"node", vip(10), 80, "a* c*"},
+				{"outside", vip(10), 80, "a* c*"},
+				{"outside", nodeIP, 30080, "a"},
+			},
+		}},
+	},
+	{
+		name:   "pods are known by the ranges of the cluster",
+		config: service.Config{Pods: service.ByClusterCIDR, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}},
+		steps: []step{{
+			objects: []object{svc("web", 10, nodePort(30080), externalLocal), slice("web-1", "web", ready("a"), ready("b"))},
+			flows: []flow{
+				{"client", vip(10), 80, "a b"},
+				{"c", vip(10), 80, "a b"},
+				{"outside", vip(10), 80, "a* b*"},
+				{"c", nodeIP, 30080, "a b"},
+			},
+		}},
+	},
+	{
+		name:   "without ranges of the cluster pods are not known, and cluster IPs masquerade nobody",
+		config: service.Config{Pods: service.ByClusterCIDR},
+		steps: []step{{
+			objects: []object{svc("web", 10, nodePort(30080), externalLocal), slice("web-1", "web", ready("a"))},
+			flows:   []flow{{"client", vip(10), 80, "a"}, {"outside", vip(10), 80, "a"}},
+		}, {
+			objects: []object{slice("web-1", "web", ready("c"))},
+			flows:   []flow{{"client", nodeIP, 30080, "drop"}, {"node", nodeIP, 30080, "c*"}},
+		}},
+	},
+	{
+		name:   "pods are known by their interfaces",
+		config: service.Config{Pods: service.ByInterface, PodInterfaces: podInterfaces()},
+		steps: []step{{
+			objects: []object{svc("web", 10, nodePort(30080), balanced(lbIP(1)), externalLocal), slice("web-1", "web", ready("a"), ready("c"))},
+			flows: []flow{
+				{"client", vip(10), 80, "a c"},
+				{"b", vip(10), 80, "a c"},
+				{"c", vip(10), 80, "a* c*"}, // another node's
+				{"node", vip(10), 80, "a* c*"},
+				{"outside", vip(10), 80, "a* c*"},
+				{"client", lbIP(1), 80, "a c"},
+				{"outside", lbIP(1), 80, "a"},
+			},
+		}},
+	},
+	{
+		name:     "node ports are on localhost if the operator says so",
+		config:   service.Config{LocalhostNodePorts: true},
+		ipv4Only: true,
+		steps: []step{
+			{
+				objects: []object{svc("web", 10, nodePort(30080)), slice("web-1", "web", ready("a"), ready("c"))},
+				flows:   []flow{{"node", localhost, 30080, "a* c*"}, {"node", localhost, 30081, "pass"}, {"outside", nodeIP, 30080, "a* c*"}},
+			},
+			{
+				objects: []object{slice("web-1", "web")},
+				flows:   []flow{{"node", localhost, 30080, "reject"}},
+			},
+		},
+	},
+	{
+		name:   "node ports are not on localhost otherwise",
+		config: service.Config{NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}},
+		steps: []step{{
+			objects: []object{svc("web", 10, nodePort(30080)), slice("web-1", "web", ready("a"))},
+			flows:   []flow{{"node", localhost, 30080, "pass"}, {"node", nodeIP, 30080, "a*"}},
+		}},
 	},
 	{
 		name: "among many Services each finds its own",

@@ -27,18 +27,27 @@ const flowsPerStep = 5
 
 // random goes through a random cluster, step by step. There are no rows to say
 // what should be: the packets must agree with the oracle.
-func (c *cluster) random(t *testing.T) {
-	g := generator{rand.New(rand.NewPCG(*seed, uint64(c.protocol)))}
+func (c *cluster) random(t *testing.T, g generator) {
 	for i := range *steps {
 		c.apply(t, g.objects()...)
 		c.forgetFlows(t)
 		for range flowsPerStep {
 			from, to := g.flow(c.variant)
-			decision := c.resolver.Table().Lookup(service.Packet{Src: c.addr(from), Dst: to, Protocol: c.protocol})
+			decision := c.lookup(from, to)
 			if diff := cmp.Diff(seen(decision, from), c.observe(t, from, to, decision)); diff != "" {
 				t.Errorf("seed %d, step %d, %s asks %s: (-oracle +packets)\n%s", *seed, i+1, from, to, diff)
 			}
 		}
+	}
+}
+
+// config is what an operator may have said.
+func (g generator) config() service.Config {
+	return service.Config{
+		Pods:                    []service.PodsBy{service.ByNodeCIDR, service.ByInterface}[g.IntN(2)],
+		PodInterfaces:           podInterfaces(),
+		MasqueradeAll:           g.IntN(3) == 0,
+		SourceRangesOnNodePorts: g.IntN(3) == 0,
 	}
 }
 

@@ -132,6 +132,9 @@ func (w *world) forgetFlows(t *testing.T) {
 
 // party is whose address it is, or "" if nobody's.
 func party(addr netip.Addr) string {
+	if addr.IsLoopback() {
+		return "node"
+	}
 	for name, addrs := range where {
 		if addr == addrs[0] || addr == addrs[1] {
 			return name

@@ -36,10 +36,10 @@ type Fate struct {
 // Explain is Lookup with its reasons.
 func (r *Resolver) Explain(p Packet) Explanation {
 	src, d := p.Src.Unmap(), r.table.Lookup(p)
-	e := Explanation{Verdict: d.Verdict, Class: r.table.Class(src), Affinity: d.Affinity, Sender: r.explainSender(src)}
+	e := Explanation{Verdict: d.Verdict, Class: d.Class, Affinity: d.Affinity, Sender: r.explainSender(src, p.In)}
 	key, f, ok := r.table.match(p.Dst, p.Protocol)
 	if !ok {
-		e.Destination = r.explainPass(p.Dst, p.Protocol)
+		e.Class, e.Destination = r.table.Class(src, p.In), r.explainPass(p.Dst, p.Protocol)
 		return e
 	}
 	svc := r.services[f.Origin.Service]
@@ -49,7 +49,7 @@ func (r *Resolver) Explain(p Packet) Explanation {
 	e.Policy = explainPolicy(svc, kind, e.Class)
 	e.explainEndpoints(r.endpoints(svc, f.Origin.Port, key.Addr.Is6()), svc.localFor(kind, e.Class), d)
 	if e.Verdict == Forward {
-		e.Masquerade = explainMasquerade(d, kind, r.here().podsKnown(key.Addr.Is6()))
+		e.Masquerade = explainMasquerade(d, kind, key.Addr.Is6(), r.here())
 	}
 	return e
 }
@@ -90,15 +90,19 @@ func (s *Service) kindOf(key Key) kind {
 	return loadBalancerIP
 }
 
-func (r *Resolver) explainSender(src netip.Addr) string {
+func (r *Resolver) explainSender(src netip.Addr, in string) string {
 	i := slices.IndexFunc(r.table.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(src) })
-	switch class := r.table.Class(src); {
+	switch class := r.table.Class(src, in); {
 	case class == FromNode && src.IsLoopback():
 		return "this node: a loopback address"
 	case class == FromNode:
 		return "this node: one of its addresses"
-	case class == FromPod:
+	case class == FromPod && i >= 0:
 		return fmt.Sprintf("a pod: in %s", r.table.PodCIDRs[i])
+	case class == FromPod:
+		return fmt.Sprintf("a pod: behind the interface %s", in)
+	case len(r.table.PodInterfaces) > 0:
+		return fmt.Sprintf("outside: neither an address of this node nor behind an interface %s", strings.Join(r.table.PodInterfaces, " or "))
 	case len(r.table.PodCIDRs) == 0:
 		return "outside: not an address of this node, and the ranges of pods are not known"
 	}
@@ -212,15 +216,17 @@ func (e endpoint) leftOut(local bool, by criterion) string {
 
 // explainMasquerade says why the sender's address is kept or not. It speaks of the
 // flow as a whole; a sender that is its own backend is told by Fate.
-func explainMasquerade(d Decision, k kind, podsKnown bool) string {
+func explainMasquerade(d Decision, k kind, ipv6 bool, here place) string {
 	switch {
+	case d.masquerade && k.internal() && here.masqueradeAll:
+		return "yes: that is so for all flows to cluster IPs here"
 	case d.masquerade && k.internal():
 		return "yes: the reply would not come back through this node otherwise"
 	case d.masquerade && d.Class == FromNode:
 		return "yes: the node's own address may be the one that it asks"
 	case d.masquerade:
 		return "yes: any node may get the flow, and the reply must come back through this one"
-	case k.internal() && !podsKnown:
+	case k.internal() && !here.podsKnown(ipv6):
 		return "no: the ranges of pods are not known, so that nobody can be told from a pod"
 	case k.internal():
 		return "no: pods reach cluster IPs with their own address"

@@ -83,7 +83,7 @@ func TestExplain(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := r.Explain(Packet{netip.MustParseAddr(tt.src), netip.MustParseAddrPort(tt.dst), TCP})
+			got := r.Explain(Packet{Src: netip.MustParseAddr(tt.src), Dst: netip.MustParseAddrPort(tt.dst), Protocol: TCP})
 			if diff := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
@@ -103,7 +103,7 @@ func TestExplainAgreesWithLookup(t *testing.T) {
 			r := resolver([]*Service{svc}, []*Slice{webSlice("a", e)})
 			for _, src := range []string{"10.244.1.2", "10.244.1.9", "127.0.0.1", "192.168.0.1", "203.0.113.9", "192.0.2.1"} {
 				for _, dst := range []string{"10.96.0.10:80", "198.51.100.7:80", "198.51.100.8:80", "192.168.0.1:30080", "10.96.0.10:1"} {
-					explainAgrees(t, r, Packet{netip.MustParseAddr(src), netip.MustParseAddrPort(dst), TCP})
+					explainAgrees(t, r, Packet{Src: netip.MustParseAddr(src), Dst: netip.MustParseAddrPort(dst), Protocol: TCP})
 				}
 			}
 		}

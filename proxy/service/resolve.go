@@ -11,12 +11,15 @@ type place struct {
 	node, zone string
 	addrs      []netip.Addr
 	// pods are the ranges of pods. In a family without one nobody can be told
-	// from a pod.
-	pods []netip.Prefix
+	// from a pod, but podsElse: by something else.
+	pods     []netip.Prefix
+	podsElse bool
+
+	masqueradeAll, rangesForNodes bool // see Config
 }
 
 func (h place) podsKnown(ipv6 bool) bool {
-	return slices.ContainsFunc(h.pods, func(p netip.Prefix) bool { return p.Addr().Is6() == ipv6 })
+	return h.podsElse || slices.ContainsFunc(h.pods, func(p netip.Prefix) bool { return p.Addr().Is6() == ipv6 })
 }
 
 // rows is what one Service contributes to the Table.
@@ -77,7 +80,7 @@ func (p *portRows) resolve() {
 		p.frontend(addr, p.port.Number, p.restricted(addr))
 	}
 	if p.port.NodePort != 0 {
-		p.frontend(AnyNodeAddr(p.ipv6), p.port.NodePort, p.external())
+		p.frontend(AnyNodeAddr(p.ipv6), p.port.NodePort, p.nodePort())
 	}
 }
 
@@ -92,11 +95,12 @@ func (p *portRows) mine(addrs []netip.Addr) []netip.Addr {
 // translated back. So is one of the node's own, whose source was chosen for the
 // way to the cluster IP and may be the wrong one on the way to the backend.
 func (p *portRows) internal() Frontend {
-	local, masquerade := p.svc.InternalLocal, p.here.podsKnown(p.ipv6)
+	local, all := p.svc.InternalLocal, p.here.masqueradeAll
+	others := all || p.here.podsKnown(p.ipv6)
 	return Frontend{Paths: Paths{
-		FromPod:     p.path(local, false),
-		FromNode:    p.path(local, masquerade),
-		FromOutside: p.path(local, masquerade),
+		FromPod:     p.path(local, all),
+		FromNode:    p.path(local, others),
+		FromOutside: p.path(local, others),
 	}}
 }
 
@@ -121,12 +125,29 @@ func (p *portRows) external() Frontend {
 	}}
 }
 
+// nodePort is external, restricted if so configured. The node asks itself from
+// the address that it asks.
+func (p *portRows) nodePort() Frontend {
+	if !p.here.rangesForNodes {
+		return p.external()
+	}
+	return p.allowed()
+}
+
 // restricted is external for those whom the Service's source ranges allow. A
 // node that is allowed is so too when its source is the load balancer's address,
 // which it is where that is a local address of the node.
-//
-// Ranges of the other family only do not open the Service to this one.
 func (p *portRows) restricted(addr netip.Addr) Frontend {
+	f := p.allowed()
+	if len(f.Sources) > 0 && slices.ContainsFunc(p.here.addrs, f.Admits) {
+		f.Sources = append(f.Sources, netip.PrefixFrom(addr, addr.BitLen()))
+	}
+	return f
+}
+
+// allowed is external for those in the Service's source ranges. Ranges of the
+// other family only do not open the Service to this one.
+func (p *portRows) allowed() Frontend {
 	f := p.external()
 	if len(p.svc.SourceRanges) == 0 {
 		return f
@@ -139,9 +160,6 @@ func (p *portRows) restricted(addr netip.Addr) Frontend {
 	if len(f.Sources) == 0 {
 		drop := Path{Verdict: Drop}
 		return Frontend{Paths: Paths{drop, drop, drop}}
-	}
-	if slices.ContainsFunc(p.here.addrs, f.Admits) {
-		f.Sources = append(f.Sources, netip.PrefixFrom(addr, addr.BitLen()))
 	}
 	return f
 }

@@ -125,7 +125,7 @@ func TestLookup(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := r.Table().Lookup(Packet{netip.MustParseAddr(tt.src), netip.MustParseAddrPort(tt.dst), tt.protocol})
+			d := r.Table().Lookup(Packet{Src: netip.MustParseAddr(tt.src), Dst: netip.MustParseAddrPort(tt.dst), Protocol: tt.protocol})
 			masquerade := d.Masquerades(netip.MustParseAddrPort("10.244.1.2:8080"))
 			if d.Verdict != tt.verdict || masquerade != tt.masquerade {
 				t.Errorf("got %v, masquerade %v; want %v, %v", d.Verdict, masquerade, tt.verdict, tt.masquerade)
@@ -175,9 +175,9 @@ func TestConflicts(t *testing.T) {
 
 func TestClusterCIDRsStandForAllPods(t *testing.T) {
 	all := netip.MustParsePrefix("10.244.0.0/16")
-	r := NewResolver(Config{NodeName: "n1", ClusterCIDRs: []netip.Prefix{all}})
+	r := NewResolver(Config{NodeName: "n1", Pods: ByClusterCIDR, ClusterCIDRs: []netip.Prefix{all}})
 	r.Apply(Update{Nodes: map[string]*Node{"n1": node()}})
-	if got := r.Table().Class(netip.MustParseAddr("10.244.9.9")); got != FromPod {
+	if got := r.Table().Class(netip.MustParseAddr("10.244.9.9"), ""); got != FromPod {
 		t.Errorf("pod of another node: %v", got)
 	}
 }
@@ -188,7 +188,7 @@ func TestSendersChange(t *testing.T) {
 	r := NewResolver(Config{NodeName: "n1"})
 	svc, slice := webService(), webSlice("a", ready("10.244.1.2"))
 	r.Apply(Update{Services: map[Name]*Service{web: svc}, Slices: map[Name]*Slice{slice.Name: slice}})
-	outside := Packet{netip.MustParseAddr("203.0.113.9"), netip.AddrPortFrom(vip4, 80), TCP}
+	outside := Packet{Src: netip.MustParseAddr("203.0.113.9"), Dst: netip.AddrPortFrom(vip4, 80), Protocol: TCP}
 	backend := netip.MustParseAddrPort("10.244.1.2:8080")
 	if r.Table().Lookup(outside).Masquerades(backend) {
 		t.Error("masquerades although nobody is known to be outside")
@@ -207,7 +207,7 @@ func TestSendersChange(t *testing.T) {
 
 // Of a family without a pod range nobody is masqueraded, since all may be pods.
 func TestPodsAreKnownByFamily(t *testing.T) {
-	r := NewResolver(Config{NodeName: "n1", ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
+	r := NewResolver(Config{NodeName: "n1", Pods: ByClusterCIDR, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
 	svc, slice := webService(), webSlice("a", ready("10.244.1.2"), ready("fd00::2"))
 	r.Apply(Update{Services: map[Name]*Service{web: svc}, Slices: map[Name]*Slice{slice.Name: slice}})
 	for vip, want := range map[netip.Addr]bool{vip4: true, vip6: false} {

@@ -11,14 +11,37 @@ import (
 type Config struct {
 	// NodeName is the name of the Node object of the node that the Table is for.
 	NodeName string
-	// ClusterCIDRs are the ranges of all pods of the cluster. Without them, the
-	// pods of this node, as its Node object gives them, stand for all pods: a
-	// flow of another node's pod was already led to its backend over there.
+	// Pods is by what packets of pods are known.
+	Pods PodsBy
+	// ClusterCIDRs are the ranges of all pods of the cluster, for ByClusterCIDR.
 	ClusterCIDRs []netip.Prefix
-	// NodePortCIDRs are which of the node's addresses node ports are on; none:
-	// the first address of each family of its Node object.
-	NodePortCIDRs []netip.Prefix
+	// PodInterfaces are as in Table, for ByInterface.
+	PodInterfaces []string
+	// NodePortCIDRs are which of the node's addresses node ports are on. With
+	// NodePortPrimary, or if there are none, so is the first address of each family
+	// of its Node object.
+	NodePortCIDRs   []netip.Prefix
+	NodePortPrimary bool
+	// LocalhostNodePorts is as in Table.
+	LocalhostNodePorts bool
+	// MasqueradeAll: backends see an address of the node instead of the sender's
+	// also where cluster IPs are concerned.
+	MasqueradeAll bool
+	// SourceRangesOnNodePorts: a Service's source ranges are for its node ports
+	// too. To the API they are for load balancers alone.
+	SourceRangesOnNodePorts bool
 }
+
+// PodsBy is by what packets of pods are known.
+type PodsBy uint8
+
+// The ways to know pods. A flow of another node's pod was already led to its
+// backend over there, so it does no harm not to know those.
+const (
+	ByNodeCIDR    PodsBy = iota // the pod CIDRs of this node's object
+	ByClusterCIDR               // Config.ClusterCIDRs; if there are none, pods are not known
+	ByInterface                 // Config.PodInterfaces
+)
 
 // Resolver keeps the Table of one node up to date. The work of an update is
 // that of the Services it touches, not of all that exist.
@@ -61,13 +84,33 @@ func NewResolver(config Config) *Resolver {
 		contested: map[Key]bool{},
 		clashing:  map[Name]bool{},
 		table: Table{
-			Frontends:     map[Key]Frontend{},
-			Pools:         map[PoolID]Pool{},
-			HealthChecks:  map[Name]HealthCheck{},
-			PodCIDRs:      config.ClusterCIDRs,
-			NodePortCIDRs: config.NodePortCIDRs,
+			Frontends:          map[Key]Frontend{},
+			Pools:              map[PoolID]Pool{},
+			HealthChecks:       map[Name]HealthCheck{},
+			PodCIDRs:           config.podCIDRs(&Node{}),
+			PodInterfaces:      config.podInterfaces(),
+			NodePortCIDRs:      config.NodePortCIDRs,
+			LocalhostNodePorts: config.LocalhostNodePorts,
 		},
 	}
+}
+
+// podCIDRs are the ranges by which pods are known on a node.
+func (c Config) podCIDRs(node *Node) []netip.Prefix {
+	switch c.Pods {
+	case ByNodeCIDR:
+		return node.PodCIDRs
+	case ByClusterCIDR:
+		return c.ClusterCIDRs
+	}
+	return nil
+}
+
+func (c Config) podInterfaces() []string {
+	if c.Pods == ByInterface {
+		return c.PodInterfaces
+	}
+	return nil
 }
 
 // Table is the Table as of the last Apply. It belongs to the Resolver and
@@ -151,12 +194,9 @@ func (r *Resolver) applyNode(nodes map[string]*Node) (facts, zone bool) {
 	if node == nil {
 		node = &Node{}
 	}
-	pods, nodePorts := r.config.ClusterCIDRs, r.config.NodePortCIDRs
-	if len(pods) == 0 {
-		pods = node.PodCIDRs
-	}
-	if len(nodePorts) == 0 {
-		nodePorts = primary(node.Addresses)
+	pods, nodePorts := r.config.podCIDRs(node), r.config.NodePortCIDRs
+	if r.config.NodePortPrimary || len(nodePorts) == 0 {
+		nodePorts = append(primary(node.Addresses), nodePorts...)
 	}
 	t := &r.table
 	facts = !slices.Equal(t.NodeAddrs, node.Addresses) || !slices.Equal(t.PodCIDRs, pods) || !slices.Equal(t.NodePortCIDRs, nodePorts)
@@ -180,10 +220,13 @@ func primary(addrs []netip.Addr) []netip.Prefix {
 // here is what resolve must know of this node.
 func (r *Resolver) here() place {
 	return place{
-		node:  r.config.NodeName,
-		zone:  r.zone,
-		addrs: r.table.NodeAddrs,
-		pods:  r.table.PodCIDRs,
+		node:           r.config.NodeName,
+		zone:           r.zone,
+		addrs:          r.table.NodeAddrs,
+		pods:           r.table.PodCIDRs,
+		podsElse:       len(r.table.PodInterfaces) > 0,
+		masqueradeAll:  r.config.MasqueradeAll,
+		rangesForNodes: r.config.SourceRangesOnNodePorts,
 	}
 }
 

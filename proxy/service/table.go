@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,15 +19,22 @@ import (
 type Table struct {
 	Frontends map[Key]Frontend // by destination
 	Pools     map[PoolID]Pool  // every one that a Path names is here
-	// PodCIDRs and NodeAddrs tell the classes of senders apart. Without
-	// PodCIDRs pods are not known, and whoever is not the node counts as outside.
+	// PodCIDRs, or in their place PodInterfaces, and NodeAddrs tell the classes of
+	// senders apart. With neither of the former pods are not known, and whoever is
+	// not the node counts as outside.
 	PodCIDRs  []netip.Prefix
 	NodeAddrs []netip.Addr
+	// PodInterfaces are the names of interfaces of the node by which packets of
+	// pods come in. One that ends in + stands for all that begin with the rest.
+	PodInterfaces []string
 	// HealthChecks are the Services about which load balancers ask this node.
 	HealthChecks map[Name]HealthCheck
 	// NodePortCIDRs say which of the node's own addresses are meant by a Key with
 	// AnyNodeAddr.
 	NodePortCIDRs []netip.Prefix
+	// LocalhostNodePorts: AnyNodeAddr means 127.0.0.0/8 too, for the node itself.
+	// (Never ::1, from which the kernel lets no packet leave.)
+	LocalhostNodePorts bool
 }
 
 // Key is what a packet must carry to belong to a Frontend.
@@ -60,7 +68,7 @@ type Class uint8
 
 // The classes of senders.
 const (
-	FromPod     Class = iota // an address in Table.PodCIDRs
+	FromPod     Class = iota // an address in Table.PodCIDRs, or by one of Table.PodInterfaces
 	FromNode                 // this node itself: an address in Table.NodeAddrs or a loopback one
 	FromOutside              // any other
 )
@@ -178,6 +186,7 @@ type Packet struct {
 	Src      netip.Addr
 	Dst      netip.AddrPort
 	Protocol Protocol
+	In       string // the interface that it came in by; "" if it is the node's own
 }
 
 // Decision is what Lookup says of a packet.
@@ -206,7 +215,7 @@ func (t *Table) Lookup(p Packet) Decision {
 	if !ok {
 		return Decision{Verdict: Pass}
 	}
-	class := t.Class(src)
+	class := t.Class(src, p.In)
 	path := f.Paths[class]
 	if !f.Admits(src) {
 		path = Path{Verdict: Drop}
@@ -249,19 +258,32 @@ func (t *Table) match(dst netip.AddrPort, protocol Protocol) (Key, Frontend, boo
 	return Key{}, Frontend{}, false
 }
 
-// Class tells what kind of sender has the address src.
-func (t *Table) Class(src netip.Addr) Class {
+// Class tells what kind of sender has the address src and is behind the interface
+// in ("" is the node itself).
+func (t *Table) Class(src netip.Addr, in string) Class {
 	switch {
 	case src.IsLoopback() || slices.Contains(t.NodeAddrs, src):
 		return FromNode
-	case slices.ContainsFunc(t.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(src) }):
+	case slices.ContainsFunc(t.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(src) }),
+		in != "" && slices.ContainsFunc(t.PodInterfaces, func(pattern string) bool { return matches(pattern, in) }):
 		return FromPod
 	}
 	return FromOutside
 }
 
+// matches says whether a pattern of PodInterfaces means an interface.
+func matches(pattern, name string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "+"); ok {
+		return strings.HasPrefix(name, prefix)
+	}
+	return pattern == name
+}
+
 // hasNodePorts says whether dst is an address of the node that AnyNodeAddr means.
 func (t *Table) hasNodePorts(dst netip.Addr) bool {
+	if dst.IsLoopback() {
+		return t.LocalhostNodePorts && dst.Is4()
+	}
 	return slices.Contains(t.NodeAddrs, dst) &&
 		slices.ContainsFunc(t.NodePortCIDRs, func(p netip.Prefix) bool { return p.Contains(dst) })
 }
