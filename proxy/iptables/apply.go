@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -148,26 +149,41 @@ func (t tool) read(ctx context.Context) (Ruleset, error) {
 
 // restore feeds a script to iptables-restore. Each of its tables changes in one
 // step or not at all.
-func (t tool) restore(ctx context.Context, script []byte) error {
-	if len(script) == 0 {
+func (t tool) restore(ctx context.Context, s script) error {
+	if len(s) == 0 {
 		return nil
 	}
-	_, err := run(ctx, script, t.restoreCmd, "--noflush", "-w", lockWait)
+	_, err := run(ctx, s, t.restoreCmd, "--noflush", "-w", lockWait)
 	if err != nil {
-		return fmt.Errorf("write rules: %w%s", err, blamed(err, script))
+		return fmt.Errorf("write rules: %w%s", err, blamed(err, s))
 	}
 	return nil
 }
 
-func run(ctx context.Context, stdin []byte, name string, args ...string) ([]byte, error) {
+// run runs a command on a script, which may be nil, and returns what it printed.
+func run(ctx context.Context, stdin script, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	w := bufio.NewWriterSize(in, pipeSize)
+	stdin.writeTo(w)
+	// A command that does not read to the end says itself why.
+	_, _ = w.Flush(), in.Close()
+	if err := cmd.Wait(); err != nil {
 		return nil, &commandError{name: name, cause: err, stderr: strings.TrimSpace(stderr.String())}
 	}
 	return stdout.Bytes(), nil
 }
+
+// pipeSize is how much a pipe holds, see pipe(7).
+const pipeSize = 64 << 10
 
 // commandError is a command that failed, with what it said.
 type commandError struct {
@@ -182,7 +198,7 @@ func (e *commandError) Unwrap() error { return e.cause }
 var lineNumber = regexp.MustCompile(`line:? (\d+)`)
 
 // blamed quotes the line of the script that a failed iptables-restore names.
-func blamed(err error, script []byte) string {
+func blamed(err error, s script) string {
 	var failed *commandError
 	if !errors.As(err, &failed) {
 		return ""
@@ -191,7 +207,7 @@ func blamed(err error, script []byte) string {
 	if found == nil {
 		return ""
 	}
-	lines := strings.Split(string(script), "\n")
+	lines := strings.Split(s.String(), "\n")
 	n, err := strconv.Atoi(found[1])
 	if err != nil || n < 1 || n > len(lines) {
 		return ""

@@ -212,7 +212,7 @@ func (f *family) restoreGuarded(ctx context.Context, want Ruleset) error {
 			return err
 		}
 	}
-	if err := f.restore(ctx, script(f.have, want)); err != nil {
+	if err := f.restore(ctx, newScript(f.have, want)); err != nil {
 		return err
 	}
 	if guard {
@@ -233,7 +233,7 @@ func (f *family) replacePools(ctx context.Context, t *service.Table, ids []servi
 			have[chain] = rules
 		}
 	}
-	if err := f.restore(ctx, script(Ruleset{nat: have}, want)); err != nil {
+	if err := f.restore(ctx, newScript(Ruleset{nat: have}, want)); err != nil {
 		f.have = nil
 		return err
 	}

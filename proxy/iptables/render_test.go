@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -187,25 +186,25 @@ func TestScript(t *testing.T) {
 	}
 	for i, have := range rulesets {
 		for j, want := range rulesets {
-			got := applyScript(have, script(have, want))
+			got := applyScript(have, newScript(have, want).String())
 			if diff := cmp.Diff(want.String(), got.String()); diff != "" {
 				t.Errorf("from %d to %d (-want +got):\n%s", i, j, diff)
 			}
-			if i == j && len(script(have, want)) > 0 {
-				t.Errorf("%d to itself writes %s", i, script(have, want))
+			if s := newScript(have, want); i == j && len(s) > 0 {
+				t.Errorf("%d to itself writes %s", i, s)
 			}
 		}
 	}
 }
 
 // applyScript does to a rule set what iptables-restore --noflush does.
-func applyScript(have Ruleset, script []byte) Ruleset {
+func applyScript(have Ruleset, script string) Ruleset {
 	rs := Ruleset{}
 	for table, chains := range have {
-		rs[table] = merged(chains, nil)
+		rs[table] = maps.Clone(chains)
 	}
 	var chains Chains
-	for line := range strings.Lines(string(script)) {
+	for line := range strings.Lines(script) {
 		line = strings.TrimSuffix(line, "\n")
 		verb, rest, _ := strings.Cut(line, " ")
 		chain, rule, _ := strings.Cut(rest, " ")
@@ -242,7 +241,7 @@ func TestScriptLeavesNoGap(t *testing.T) {
 	for name, pair := range map[string][2]*service.Table{"gets": {without, with}, "loses": {with, without}} {
 		t.Run(name, func(t *testing.T) {
 			state := Render(pair[0], false, opts)
-			steps := bytes.SplitAfter(script(state, Render(pair[1], false, opts)), []byte("COMMIT\n"))
+			steps := strings.SplitAfter(newScript(state, Render(pair[1], false, opts)).String(), "COMMIT\n")
 			for i, step := range steps {
 				state = applyScript(state, step)
 				translated, rejected := len(state[nat][chainServices]) > 0, len(state[filter][chainRefuse]) > 0

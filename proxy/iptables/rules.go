@@ -23,11 +23,13 @@ type Chains map[string][]string
 
 // String prints the rule set in the form of iptables-save, sorted by chain.
 func (rs Ruleset) String() string {
-	var b bytes.Buffer
+	var s script
 	for _, table := range slices.Sorted(maps.Keys(rs)) {
-		writeTable(&b, table, nil, rs[table])
+		if part := newSection(table, nil, rs[table]); len(part.differ) > 0 {
+			s = append(s, part)
+		}
 	}
-	return b.String()
+	return s.String()
 }
 
 // parse reads what iptables-save printed and keeps what is ours: chains with our
@@ -62,21 +64,68 @@ var leadsToUs = regexp.MustCompile(`-[jg] ` + prefix + `[^\s"]+$`)
 
 func ours(chain string) bool { return strings.HasPrefix(chain, prefix) }
 
-// script is the input of iptables-restore --noflush that turns have into want;
-// it is empty when they are the same. Only chains that differ are written.
+// script is the input of iptables-restore --noflush that turns one rule set into
+// another. Only chains that differ are written. It is as long as the rule sets
+// are, so it is never there as a whole: it is made while it is read.
+type script []section
+
+// section turns one table's have into want.
+type section struct {
+	table      string
+	have, want Chains
+	differ     []string // the chains that do, sorted
+}
+
+// newScript turns have into want; it is empty when they are the same.
 //
 // A Service that gets its first endpoint stops to be rejected in filter and
 // starts to be translated in nat, and each table changes at an instant of its
 // own. Between the two a packet must find one of the rules: so filter first
 // becomes the union of old and new, then nat changes, then filter is final.
 // (Rejecting what nat translates is harmless: filter sees the new destination.)
-func script(have, want Ruleset) []byte {
-	var b bytes.Buffer
+func newScript(have, want Ruleset) script {
 	both := union(have[filter], want[filter])
-	writeTable(&b, filter, have[filter], both)
-	writeTable(&b, nat, have[nat], want[nat])
-	writeTable(&b, filter, both, want[filter])
-	return b.Bytes()
+	var s script
+	for _, part := range []section{
+		newSection(filter, have[filter], both),
+		newSection(nat, have[nat], want[nat]),
+		newSection(filter, both, want[filter]),
+	} {
+		if len(part.differ) > 0 {
+			s = append(s, part)
+		}
+	}
+	return s
+}
+
+func newSection(table string, have, want Chains) section {
+	s := section{table: table, have: have, want: want}
+	for chain, rules := range want {
+		if old, existed := have[chain]; !existed || !slices.Equal(old, rules) {
+			s.differ = append(s.differ, chain)
+		}
+	}
+	for chain := range have {
+		if _, wanted := want[chain]; !wanted {
+			s.differ = append(s.differ, chain)
+		}
+	}
+	slices.Sort(s.differ)
+	return s
+}
+
+func (s script) writeTo(w *bufio.Writer) {
+	for _, part := range s {
+		part.writeTo(w)
+	}
+}
+
+func (s script) String() string {
+	var b strings.Builder
+	w := bufio.NewWriter(&b)
+	s.writeTo(w)
+	_ = w.Flush()
+	return b.String()
 }
 
 // union has the chains of both, with b's rules before those that only a has.
@@ -96,35 +145,36 @@ func union(a, b Chains) Chains {
 	return out
 }
 
-// writeTable writes the section that turns one table's have into want.
-func writeTable(b *bytes.Buffer, table string, have, want Chains) {
-	var chains, rules, deletions []string
-	for _, chain := range slices.Sorted(maps.Keys(merged(have, want))) {
-		old, existed := have[chain]
-		now, wanted := want[chain]
-		switch {
-		case existed == wanted && slices.Equal(old, now):
-		case !ours(chain):
-			rules = append(rules, hooks(chain, old, now)...)
-		default: // naming a chain makes it, or empties it where it exists
-			chains = append(chains, ":"+chain+" - [0:0]")
-			for _, rule := range now {
-				rules = append(rules, "-A "+chain+" "+rule)
-			}
-			if !wanted {
-				deletions = append(deletions, "-X "+chain)
-			}
+// writeTo writes the section. What w cannot take, its Flush will say.
+func (s section) writeTo(w *bufio.Writer) {
+	write := func(words ...string) {
+		for _, word := range words {
+			_, _ = w.WriteString(word)
 		}
 	}
-	if len(chains)+len(rules) == 0 {
-		return
+	write("*", s.table, "\n")
+	for _, chain := range s.differ {
+		if ours(chain) { // naming a chain makes it, or empties it where it exists
+			write(":", chain, " - [0:0]\n")
+		}
 	}
-	fmt.Fprintf(b, "*%s\n", table)
-	for _, line := range slices.Concat(chains, rules, deletions) {
-		b.WriteString(line)
-		b.WriteByte('\n')
+	for _, chain := range s.differ {
+		if !ours(chain) {
+			for _, command := range hooks(chain, s.have[chain], s.want[chain]) {
+				write(command, "\n")
+			}
+			continue
+		}
+		for _, rule := range s.want[chain] {
+			write("-A ", chain, " ", rule, "\n")
+		}
 	}
-	b.WriteString("COMMIT\n")
+	for _, chain := range s.differ {
+		if _, wanted := s.want[chain]; !wanted && ours(chain) {
+			write("-X ", chain, "\n")
+		}
+	}
+	write("COMMIT\n")
 }
 
 // hooks are the commands that give a chain of others the rules now instead of
@@ -138,14 +188,5 @@ func hooks(chain string, old, now []string) []string {
 	for i, rule := range now {
 		out = append(out, fmt.Sprintf("-I %s %d %s", chain, i+1, rule))
 	}
-	return out
-}
-
-func merged(a, b Chains) Chains {
-	out := maps.Clone(a)
-	if out == nil {
-		out = Chains{}
-	}
-	maps.Copy(out, b)
 	return out
 }
