@@ -152,7 +152,7 @@ func firstOf(ready picked, lasting []endpoint) ([]netip.AddrPort, criterion) {
 }
 
 func addrs(from []endpoint) []netip.AddrPort {
-	var out []netip.AddrPort
+	out := slices.Grow([]netip.AddrPort(nil), len(from)) // kept for long: no room in vain
 	for _, e := range from {
 		out = append(out, e.addr)
 	}

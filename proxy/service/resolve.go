@@ -175,6 +175,9 @@ func (p *portRows) path(local, masquerade bool) Path {
 	switch {
 	case len(backends) > 0:
 		id := PoolID{Origin: p.origin(), IPv6: p.ipv6, Local: local}
+		if slices.Equal(backends, p.serving) {
+			backends = p.serving // as almost always; one copy is enough
+		}
 		p.pools[id] = Pool{Protocol: p.port.Protocol, Backends: backends, Serving: p.serving, Affinity: p.svc.Affinity}
 		return Path{Verdict: Forward, Pool: id, Masquerade: masquerade}
 	case p.any:

@@ -48,28 +48,37 @@ const (
 type Resolver struct {
 	config   Config
 	services map[Name]*Service
-	slices   map[Name]map[Name]*Slice // Service → slice's name → slice
-	sliceOf  map[Name]Name            // slice's name → Service under which it is in slices
-	rows     map[Name]rows            // Service → what it contributes
-	claims   map[Key][]claim          // destination → who wants it, the winner first
-	// contested and clashing find the conflicts without a look at all that
-	// exists: destinations with several claims, Services whose own ports clash.
-	contested map[Key]bool
+	slices   map[Name][]*Slice // Service → its slices
+	sliceOf  map[Name]Name     // slice's name → Service under which it is in slices
+	parts    map[Name]part     // Service → what it contributes
+	// contested has the claims on destinations that several Services want, the
+	// winner first; clashing are the Services whose own ports clash.
+	contested map[Key][]claim
 	clashing  map[Name]bool
 	zone      string // of this node
 	table     Table
 }
 
+// part is what a Service contributes to the Table, by its keys: the rest is in the
+// Table, and not kept twice.
+type part struct {
+	created int64
+	keys    []Key // of destinations it claims
+	pools   []PoolID
+	clashes []Conflict
+	check   HealthCheck
+}
+
 // claim is a Service's wish to have a destination.
 type claim struct {
-	created  int64
-	frontend Frontend
+	created int64
+	origin  Origin
 }
 
 func (c claim) compare(d claim) int {
 	return cmp.Or(
 		cmp.Compare(c.created, d.created),
-		c.frontend.Origin.Service.Compare(d.frontend.Origin.Service))
+		c.origin.Service.Compare(d.origin.Service))
 }
 
 // NewResolver returns a Resolver that knows no object yet.
@@ -77,11 +86,10 @@ func NewResolver(config Config) *Resolver {
 	return &Resolver{
 		config:    config,
 		services:  map[Name]*Service{},
-		slices:    map[Name]map[Name]*Slice{},
+		slices:    map[Name][]*Slice{},
 		sliceOf:   map[Name]Name{},
-		rows:      map[Name]rows{},
-		claims:    map[Key][]claim{},
-		contested: map[Key]bool{},
+		parts:     map[Name]part{},
+		contested: map[Key][]claim{},
 		clashing:  map[Name]bool{},
 		table: Table{
 			Frontends:          map[Key]Frontend{},
@@ -149,14 +157,13 @@ func (r *Resolver) Apply(u Update) Change {
 // Conflicts are the claims that were lost, sorted by destination.
 func (r *Resolver) Conflicts() []Conflict {
 	var out []Conflict
-	for key := range r.contested {
-		claims := r.claims[key]
+	for key, claims := range r.contested {
 		for _, loser := range claims[1:] {
-			out = append(out, Conflict{Key: key, Winner: claims[0].frontend.Origin, Loser: loser.frontend.Origin})
+			out = append(out, Conflict{Key: key, Winner: claims[0].origin, Loser: loser.origin})
 		}
 	}
 	for name := range r.clashing {
-		out = append(out, r.rows[name].clashes...)
+		out = append(out, r.parts[name].clashes...)
 	}
 	slices.SortFunc(out, Conflict.Compare)
 	return out
@@ -165,7 +172,7 @@ func (r *Resolver) Conflicts() []Conflict {
 // applySlice files a slice under its Service, which it may have changed.
 func (r *Resolver) applySlice(name Name, slice *Slice, dirty map[Name]bool) {
 	if old, ok := r.sliceOf[name]; ok {
-		delete(r.slices[old], name)
+		r.slices[old] = slices.DeleteFunc(r.slices[old], func(s *Slice) bool { return s.Name == name })
 		if len(r.slices[old]) == 0 {
 			delete(r.slices, old)
 		}
@@ -176,10 +183,7 @@ func (r *Resolver) applySlice(name Name, slice *Slice, dirty map[Name]bool) {
 		return
 	}
 	svc := Name{Namespace: name.Namespace, Name: slice.Service}
-	if r.slices[svc] == nil {
-		r.slices[svc] = map[Name]*Slice{}
-	}
-	r.slices[svc][name] = slice
+	r.slices[svc] = append(r.slices[svc], slice)
 	r.sliceOf[name] = svc
 	dirty[svc] = true
 }
@@ -237,24 +241,21 @@ type differ struct {
 	checks    map[Name]bool
 }
 
+// resolved are the rows of a Service; none if there is none.
+func (r *Resolver) resolved(name Name) rows {
+	svc, ok := r.services[name]
+	if !ok {
+		return rows{}
+	}
+	return resolve(svc, r.slices[name], r.here())
+}
+
 // replace resolves one Service and puts its rows in the place of its former ones.
 func (r *Resolver) replace(name Name, d *differ) {
-	old, now := r.rows[name], rows{}
-	if svc, ok := r.services[name]; ok {
-		from := slices.Collect(maps.Values(r.slices[name]))
-		now = resolve(svc, from, r.here())
-		r.rows[name] = now
-	} else {
-		delete(r.rows, name)
-	}
-	setMember(r.clashing, name, len(now.clashes) > 0)
+	old, now := r.parts[name], r.resolved(name)
+	r.keep(name, now)
 	if old.check != now.check {
 		d.checks[name] = true
-	}
-	if now.check == (HealthCheck{}) {
-		delete(r.table.HealthChecks, name)
-	} else {
-		r.table.HealthChecks[name] = now.check
 	}
 	for id, pool := range now.pools {
 		if before, ok := r.table.Pools[id]; !ok || !before.equal(pool) {
@@ -262,44 +263,85 @@ func (r *Resolver) replace(name Name, d *differ) {
 			d.pools[id] = true
 		}
 	}
-	for id := range old.pools {
+	for _, id := range old.pools {
 		if _, ok := now.pools[id]; !ok {
 			delete(r.table.Pools, id)
 			d.pools[id] = true
 		}
 	}
-	for key, frontend := range now.frontends {
-		r.claim(name, key, &claim{now.created, frontend}, d)
+	for key := range now.frontends {
+		r.claim(name, key, now, d)
 	}
-	for key := range old.frontends {
+	for _, key := range old.keys {
 		if _, ok := now.frontends[key]; !ok {
-			r.claim(name, key, nil, d)
+			r.claim(name, key, now, d)
 		}
 	}
 }
 
-// claim replaces the claim of a Service on a destination (nil: it has none any
-// more), and gives the destination to whom it now belongs.
-func (r *Resolver) claim(svc Name, key Key, c *claim, d *differ) {
-	claims := slices.DeleteFunc(r.claims[key], func(c claim) bool {
-		return c.frontend.Origin.Service == svc
-	})
-	if c != nil {
-		claims = append(claims, *c)
+// keep notes what a Service contributes.
+func (r *Resolver) keep(name Name, now rows) {
+	if _, ok := r.services[name]; !ok {
+		delete(r.parts, name)
+	} else {
+		r.parts[name] = part{
+			created: now.created,
+			keys:    slices.Collect(maps.Keys(now.frontends)),
+			pools:   slices.Collect(maps.Keys(now.pools)),
+			clashes: now.clashes,
+			check:   now.check,
+		}
+	}
+	setMember(r.clashing, name, len(now.clashes) > 0)
+	if now.check == (HealthCheck{}) {
+		delete(r.table.HealthChecks, name)
+	} else {
+		r.table.HealthChecks[name] = now.check
+	}
+}
+
+// claim looks anew whether a Service claims a destination, and gives it to whom it
+// now belongs.
+func (r *Resolver) claim(svc Name, key Key, now rows, d *differ) {
+	claims := slices.DeleteFunc(r.claims(key), func(c claim) bool { return c.origin.Service == svc })
+	if f, ok := now.frontends[key]; ok {
+		claims = append(claims, claim{now.created, f.Origin})
 		slices.SortFunc(claims, claim.compare)
 	}
-	setMember(r.contested, key, len(claims) > 1)
-	if len(claims) == 0 {
-		delete(r.claims, key)
+	if len(claims) > 1 {
+		r.contested[key] = claims
+	} else {
+		delete(r.contested, key)
+	}
+	before, had := r.table.Frontends[key]
+	if had && len(claims) > 0 && claims[0].origin.Service == before.Origin.Service && before.Origin.Service != svc {
+		return // still another's
+	}
+	frontend, ok := now.frontends[key]
+	if len(claims) > 0 && claims[0].origin.Service != svc {
+		// Not there if that Service is gone too: its own turn is to come.
+		frontend, ok = r.resolved(claims[0].origin.Service).frontends[key]
+	}
+	switch {
+	case !ok:
 		delete(r.table.Frontends, key)
-		d.frontends[key] = true
+	case had && before.equal(frontend):
 		return
+	default:
+		r.table.Frontends[key] = frontend
 	}
-	r.claims[key] = claims
-	if before, ok := r.table.Frontends[key]; !ok || !before.equal(claims[0].frontend) {
-		r.table.Frontends[key] = claims[0].frontend
-		d.frontends[key] = true
+	d.frontends[key] = true
+}
+
+// claims are those on a destination, the winner first.
+func (r *Resolver) claims(key Key) []claim {
+	if claims, ok := r.contested[key]; ok {
+		return slices.Clone(claims)
 	}
+	if f, ok := r.table.Frontends[key]; ok {
+		return []claim{{r.parts[f.Origin.Service].created, f.Origin}}
+	}
+	return nil
 }
 
 func (p Pool) equal(q Pool) bool {
