@@ -79,9 +79,12 @@ func deleteInPod(host *link.NS, network string, args *skel.CmdArgs) error {
 	return err
 }
 
-// isForeign reports whether the other end of a pod's interface is a port of
+// isForeign reports whether a pod's interface, or the other end of it, is one of
 // another network of ours.
 func isForeign(host *link.NS, device link.Device, network string) (bool, error) {
+	if mode.Foreign(device, network) {
+		return true, nil
+	}
 	if device.Peer == 0 {
 		return false, nil
 	}
@@ -89,5 +92,5 @@ func isForeign(host *link.NS, device link.Device, network string) (bool, error) 
 	if errors.Is(err, link.ErrNoDevice) {
 		return false, nil
 	}
-	return port.Peer == device.Index && bridge.Foreign(port, network), err
+	return port.Peer == device.Index && mode.Foreign(port, network), err
 }

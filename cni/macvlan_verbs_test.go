@@ -193,3 +193,28 @@ func TestMacvlanGC(t *testing.T) {
 		})
 	}
 }
+
+// TestMacvlanDelOfASecondNetwork is DEL of a network whose ADD was refused because
+// the pod has the interface already, of another network.
+func TestMacvlanDelOfASecondNetwork(t *testing.T) {
+	tests := map[string]network{
+		"bridge":  newNetwork(t).with("name", "second"),
+		"macvlan": newMacvlan(t).with("name", "second"),
+	}
+	for name, second := range tests {
+		t.Run(name, func(t *testing.T) {
+			node, pod, conf := newNode(t), newPod(t, "pod"), newMacvlan(t, "10.9.0.0/24")
+			outside := newWire(t, node, "10.9.0.1/24")
+			node.addT(t, pod, conf)
+			if _, err := node.add(pod, second); err == nil {
+				t.Fatal("ADD succeeded")
+			}
+			node.delT(t, pod, second)
+			connect(t, pod.ns, "10.9.0.2", outside, "10.9.0.1")
+			node.delT(t, pod, conf)
+			if left := linksOf(t, pod.ns, "macvlan"); len(left) != 0 {
+				t.Errorf("interfaces left: %q", left)
+			}
+		})
+	}
+}

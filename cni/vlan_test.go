@@ -109,6 +109,46 @@ func TestVLANsKeepPodsApart(t *testing.T) {
 	unreachable(t, a.ns, other.ns, "10.9.0.200")
 }
 
+// TestVLANGatewayIsCompleted has an ADD find a gateway's interface that another
+// one left half-done: by its death, or by somebody who made the bridge anew.
+func TestVLANGatewayIsCompleted(t *testing.T) {
+	needVLANs(t)
+	tests := map[string][]string{ // what happened, in shell; PORT is the other end of the gateway's interface
+		"the interface is down":           {"ip link set cni0.100 down"},
+		"its port is in the default VLAN": {"ip link set cni0.100 down", "bridge vlan del dev PORT vid 100", "bridge vlan add dev PORT vid 1 pvid untagged"},
+		"its port is of no bridge":        {"ip link set PORT nomaster"},
+		"the bridge was made anew":        {"ip link del cni0"},
+	}
+	for name, harm := range tests {
+		t.Run(name, func(t *testing.T) {
+			node, conf := newNode(t), newNetwork(t, "10.9.0.0/24").with("vlan", 100).with("isGateway", true)
+			node.delT(t, newPodOf(t, node, "first", conf), conf)
+			port := gatewayPort(t, node)
+			for _, command := range harm {
+				words := strings.Fields(strings.ReplaceAll(command, "PORT", port))
+				node.ns.RunT(t, words[0], words[1:]...)
+			}
+			pod := newPodOf(t, node, "second", conf)
+			connect(t, pod.ns, "10.9.0.3", node.ns, "10.9.0.1")
+		})
+	}
+}
+
+// newPodOf is a pod of a network.
+func newPodOf(t *testing.T, node *node, id string, conf network) pod {
+	t.Helper()
+	p := newPod(t, id)
+	node.addT(t, p, conf)
+	return p
+}
+
+// gatewayPort is the other end of cni0.100.
+func gatewayPort(t *testing.T, node *node) string {
+	t.Helper()
+	_, peer, _ := strings.Cut(strings.Fields(node.ns.RunT(t, "ip", "-oneline", "link", "show", "cni0.100"))[1], "@")
+	return strings.TrimSuffix(peer, ":")
+}
+
 // TestVLANsAreRefusedWhereThereAreNone is a kernel that does not filter VLANs:
 // pods would be in no VLAN without anybody noticing.
 func TestVLANsAreRefusedWhereThereAreNone(t *testing.T) {

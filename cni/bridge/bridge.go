@@ -181,7 +181,7 @@ func removePort(host *link.NS, owner mode.Owner) (found bool, err error) {
 	if errors.Is(err, link.ErrNoDevice) {
 		return false, nil
 	}
-	if err != nil || Foreign(port, owner.Network) {
+	if err != nil || mode.Foreign(port, owner.Network) {
 		return true, err
 	}
 	return host.Delete(port.Name, vethKind)
@@ -196,7 +196,7 @@ func (a *Attachment) connect() (step.Undo, error) {
 		Name:    PortName(a.ContainerID, a.IfName),
 		MAC:     link.NewMAC(),
 		Master:  a.bridge,
-		Group:   group(a.Network),
+		Group:   mode.Group(a.Network),
 		MTU:     a.Config.MTU,
 		Peer:    a.IfName,
 		PeerNS:  a.Pod,

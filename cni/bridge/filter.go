@@ -171,7 +171,7 @@ func cutOff(host *link.NS, owner mode.Owner) error {
 	if errors.Is(err, link.ErrNoDevice) {
 		return nil
 	}
-	if err != nil || Foreign(port, owner.Network) {
+	if err != nil || mode.Foreign(port, owner.Network) {
 		return err
 	}
 	return host.SetDown(port)

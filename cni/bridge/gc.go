@@ -2,29 +2,12 @@ package bridge
 
 import (
 	"errors"
-	"hash/fnv"
 
 	"github.com/fairlead/fairlead/cni/iptables"
 	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/mode"
 	"github.com/fairlead/fairlead/cni/nft"
 )
-
-// group is the interface group (netdevice(7), IFLA_GROUP) of a network's ports.
-// It is part of the message that makes a port, so that GC knows a network's
-// ports also when ADD died right after it. Groups that people give are small
-// numbers: the second highest bit sets these apart. (With the highest one ip(8)
-// would show them as negative.)
-func group(network string) uint32 {
-	hash := fnv.New32a()
-	hash.Write([]byte(network))
-	return hash.Sum32()>>1 | 1<<30
-}
-
-// Foreign reports whether an interface is a port of another network of ours.
-func Foreign(d link.Device, network string) bool {
-	return d.Group>>30 == 1 && d.Group != group(network)
-}
 
 // GC removes what Add made for pods of a network that are not to be kept: ports,
 // and with them the pods' interfaces, and what the packet filter has. It goes on
@@ -56,7 +39,7 @@ func collectPorts(host *link.NS, network string, keep []mode.Owner) error {
 	}
 	var failed []error
 	for _, d := range devices {
-		if d.Kind != vethKind || d.Group != group(network) || kept[d.Name] {
+		if d.Kind != vethKind || d.Group != mode.Group(network) || kept[d.Name] {
 			continue
 		}
 		_, err := host.Delete(d.Name, vethKind)

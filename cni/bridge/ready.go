@@ -63,7 +63,7 @@ func lock(host *link.NS, kind link.Lock, limit time.Duration) error {
 func (a *Attachment) plan(gateways []netip.Prefix) ([]step.Func, error) {
 	_, err := a.findBridge()
 	if errors.Is(err, link.ErrNoDevice) {
-		return a.planNew(gateways), nil
+		return a.planNew(gateways)
 	}
 	if err != nil {
 		return nil, err
@@ -71,16 +71,17 @@ func (a *Attachment) plan(gateways []netip.Prefix) ([]step.Func, error) {
 	return a.planExisting(gateways)
 }
 
-func (a *Attachment) planNew(gateways []netip.Prefix) []step.Func {
+func (a *Attachment) planNew(gateways []netip.Prefix) ([]step.Func, error) {
+	gateway, err := a.planGateway(gateways)
+	if err != nil {
+		return nil, err
+	}
 	changes := []step.Func{a.addBridge, a.findBridge}
 	if a.Config.PromiscMode {
 		changes = append(changes, a.setPromisc)
 	}
 	changes = append(changes, a.setAll(a.bridgeSysctls())...)
-	if len(gateways) != 0 {
-		changes = append(changes, a.planNewGateway(gateways)...)
-	}
-	return append(changes, a.setAll(nodeSysctls(gateways))...)
+	return slices.Concat(changes, gateway, a.setAll(nodeSysctls(gateways))), nil
 }
 
 func (a *Attachment) planExisting(gateways []netip.Prefix) ([]step.Func, error) {
@@ -116,18 +117,24 @@ func (a *Attachment) planGateway(gateways []netip.Prefix) ([]step.Func, error) {
 		return nil, nil
 	}
 	_, err := a.findGateway()
-	if errors.Is(err, link.ErrNoDevice) {
+	if errors.Is(err, link.ErrNoDevice) || err == nil && a.gateway.Index == 0 { // the bridge, which is not there yet
 		return a.planNewGateway(gateways), nil
 	}
 	if err != nil {
 		return nil, err
+	}
+	var changes []step.Func
+	if works, err := a.gatewayWorks(); err != nil {
+		return nil, err
+	} else if !works {
+		changes = append(changes, a.completeGateway)
 	}
 	settings, err := a.planSysctls(a.gatewaySysctls(gateways))
 	if err != nil {
 		return nil, err
 	}
 	addresses, err := a.planAddresses(gateways)
-	return append(settings, addresses...), err
+	return slices.Concat(changes, settings, addresses), err
 }
 
 func (a *Attachment) planNewGateway(gateways []netip.Prefix) []step.Func {

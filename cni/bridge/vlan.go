@@ -152,6 +152,35 @@ func (a *Attachment) addGateway() (step.Undo, error) {
 	return a.removeGateway, err
 }
 
+// completeGateway ends what an ADD began whose process died between making the
+// interface and setting it up, and brings back one whose bridge was made anew. It
+// takes nothing away: other networks may have addresses on it.
+func (a *Attachment) completeGateway() (step.Undo, error) {
+	port, err := a.Host.DeviceAt(a.gateway.Peer)
+	if err != nil {
+		return nil, err
+	}
+	return step.Run(
+		func() (step.Undo, error) { return nil, a.Host.SetMaster(port, a.bridge) },
+		func() (step.Undo, error) { return nil, a.Host.SetUp(port) },
+		func() (step.Undo, error) { return nil, a.setGatewayVLAN(port.Name) },
+		func() (step.Undo, error) {
+			return func() error { return a.Host.SetDown(a.gateway) }, a.Host.SetUp(a.gateway)
+		},
+	)
+}
+
+// gatewayWorks reports whether the gateway's interface is up, which is the last
+// thing that happens to a new one, and its other end a port of the bridge. One of
+// another kind is whatever somebody else made of it.
+func (a *Attachment) gatewayWorks() (bool, error) {
+	if a.gateway.Index == a.bridge.Index || a.gateway.Kind != vethKind {
+		return true, nil
+	}
+	port, err := a.Host.DeviceAt(a.gateway.Peer)
+	return err == nil && a.gateway.Up && port.Up && port.Master == a.bridge.Index, err
+}
+
 func (a *Attachment) setGatewayVLAN(portName string) error {
 	port, err := a.Host.Device(portName)
 	if err != nil {

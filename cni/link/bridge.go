@@ -43,6 +43,14 @@ func (ns *NS) Ports(bridge Device) ([]Device, error) {
 	return slices.DeleteFunc(all, func(d Device) bool { return d.Master != bridge.Index }), nil
 }
 
+// SetMaster makes an interface a port of a bridge.
+func (ns *NS) SetMaster(port, bridge Device) error {
+	if err := ns.netlink.LinkSetMasterByIndex(port.link(), bridge.Index); err != nil {
+		return fmt.Errorf("make %s a port of %s: %w", port.Name, bridge.Name, err)
+	}
+	return nil
+}
+
 // SetHairpin sets whether a bridge sends a frame back out of the port it came
 // in by.
 func (ns *NS) SetHairpin(port Device, on bool) error {

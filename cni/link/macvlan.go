@@ -13,6 +13,7 @@ type Macvlan struct {
 	Name       string
 	MAC        net.HardwareAddr // in mode passthru the kernel takes the master's instead
 	MTU        int              // 0: the master's
+	Group      uint32           // 0: the default
 	Master     Device
 	Mode       string // one that MacvlanModes has
 	BCQueueLen int    // frames to many that wait, at most, for all of the master's macvlans; 0: the kernel's default
@@ -34,6 +35,7 @@ var macvlanModes = map[string]netlink.MacvlanMode{
 func (ns *NS) AddMacvlan(m Macvlan) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr, attrs.MTU = m.Name, m.MAC, m.MTU
+	attrs.Group = m.Group
 	attrs.ParentIndex, attrs.Namespace = m.Master.Index, netlink.NsFd(m.NS.file)
 	link := &netlink.Macvlan{LinkAttrs: attrs, Mode: macvlanModes[m.Mode], BCQueueLen: uint32(m.BCQueueLen)}
 	if err := ns.netlink.LinkAdd(link); err != nil {

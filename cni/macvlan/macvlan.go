@@ -36,6 +36,7 @@
 //     done.
 //   - Routes have the mtu and advmss that IPAM gives them.
 //   - DNS settings of IPAM are kept where the configuration has none.
+//   - The interface has a group, by which DEL knows it from another network's.
 //   - The result has the interface's MTU, and the pod's loopback is up.
 package macvlan
 
@@ -96,6 +97,7 @@ func (a *Attachment) addLink(master link.Device) (step.Undo, error) {
 		Name:       a.IfName,
 		MAC:        a.mac(),
 		MTU:        a.Config.MTU,
+		Group:      mode.Group(a.Network),
 		Master:     master,
 		Mode:       a.Config.mode,
 		BCQueueLen: a.Config.BCQueueLen,

@@ -3,7 +3,10 @@ package mode
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"hash/fnv"
 	"strings"
+
+	"github.com/fairlead/fairlead/cni/link"
 )
 
 // Owner is whose a thing on the node is: one interface of one pod.
@@ -46,4 +49,20 @@ func shorten(name string, length int) string {
 	}
 	hash := sha256.Sum256([]byte(name))
 	return hex.EncodeToString(hash[:])[:length]
+}
+
+// Group is the interface group (netdevice(7), IFLA_GROUP) of a network: of ports
+// of a bridge on the host, of macvlans in pods. It is part of the message that
+// makes an interface, so that GC and DEL know whose it is also when ADD died
+// right after it. Groups that people give are small numbers: the second highest
+// bit sets these apart. (With the highest one ip(8) would show them as negative.)
+func Group(network string) uint32 {
+	hash := fnv.New32a()
+	hash.Write([]byte(network))
+	return hash.Sum32()>>1 | 1<<30
+}
+
+// Foreign reports whether an interface is one of another network of ours.
+func Foreign(d link.Device, network string) bool {
+	return d.Group>>30 == 1 && d.Group != Group(network)
 }

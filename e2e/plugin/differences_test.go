@@ -31,8 +31,8 @@ var everywhere = []difference{
 		"a queue for every processor takes time to make, and a veth gains nothing by it"),
 	differs(`host link <port> txqlen:  -> 1000`,
 		"no queue is the reference's work-around for kernels before 4.3; the port has noqueue all the same"),
-	differs(`host link <port> group: default -> -?\d+`,
-		"GC finds the ports of a network by their group"),
+	differs(`(host link <port>|pod link eth0) group: default -> -?\d+`,
+		"GC and DEL know the interfaces of a network by their group"),
 	differs(`host sysctl net/ipv6/conf/<port>/accept_ra: 0 -> 1`,
 		"what comes in by a port is the bridge's, not the port's"),
 	differs(`(host link <port> address|result interfaces 1 mac): <of \S+ of the host> -> <of <port> of the host>`+
