@@ -123,6 +123,8 @@ func TestFilterIsForgotten(t *testing.T) {
 	tests := map[string]struct{ before, after network }{
 		"no filter any more": {conf, conf.with("ipMasq", false).with("macspoofchk", false)},
 		"other backend":      {conf, conf.with("ipMasqBackend", "iptables")},
+		"nftables since":     {conf.with("ipMasqBackend", "iptables"), conf.with("ipMasqBackend", "nftables")},
+		"neither since":      {conf.with("ipMasqBackend", "iptables"), conf.with("ipMasqBackend", "").with("ipMasq", false)},
 		"no iptables":        {conf.with("ipMasqBackend", "iptables"), conf.with("ipMasqBackend", "iptables").with("ipMasq", false)},
 	}
 	for name, tt := range tests {
@@ -132,6 +134,102 @@ func TestFilterIsForgotten(t *testing.T) {
 			node.delT(t, pod, tt.after)
 			if state := filterState(t, node, "") + filterState(t, node, "iptables"); strings.Contains(state, "net/pod/eth0") {
 				t.Errorf("after DEL:\n%s", state)
+			}
+		})
+	}
+}
+
+// TestFilterIsMadeAgain has somebody load the firewall anew, and then a runtime
+// come with the next pod, of another network, or with GC.
+func TestFilterIsMadeAgain(t *testing.T) {
+	flushes := map[string][]string{ // in shell
+		"nftables": {"nft flush ruleset"},
+		"iptables": {"iptables -t nat -F", "ip6tables -t nat -F", "nft delete table bridge fairlead-cni"},
+	}
+	next := func(conf network) network {
+		return conf.with("name", "next").with("bridge", "cni1").withIPAM("subnet", "10.8.0.0/24").withIPAM("ranges", nil)
+	}
+	comers := map[string]func(t *testing.T, node *node, conf network, pod pod) error{
+		"ADD of another network": func(t *testing.T, node *node, conf network, _ pod) error {
+			_, err := node.add(newPod(t, "next"), next(conf))
+			return err
+		},
+		"GC": func(_ *testing.T, node *node, conf network, pod pod) error { return node.gc(conf, pod) },
+	}
+	for backend, commands := range flushes {
+		for comer, comes := range comers {
+			t.Run(backend+", "+comer, func(t *testing.T) {
+				node, pod, lost := newNode(t), newPod(t, "pod"), newPod(t, "lost")
+				outside := newOutside(t, node)
+				outside.RunT(t, "ip", "route", "add", "10.9.0.0/24", "via", "192.0.2.1") // pods are heard without masquerade too
+				conf := newNetwork(t, "10.9.0.0/24", "fd09::/64").with("isDefaultGateway", true).
+					with("ipMasq", true).with("ipMasqBackend", backend).with("macspoofchk", true)
+				result := node.addT(t, pod, conf)
+				node.addT(t, lost, conf)
+				lost.ns.RunT(t, "ip", "link", "del", "eth0")
+				for _, command := range commands {
+					words := strings.Fields(command)
+					node.ns.RunT(t, words[0], words[1:]...)
+				}
+				connect(t, pod.ns, "10.9.0.2", outside, "192.0.2.2")
+				if err := node.check(pod, conf, result); !strings.Contains(text(err), "bridge fairlead-cni has no rules; ") {
+					t.Errorf("CHECK: %v", err)
+				}
+				if err := comes(t, node, conf, pod); err != nil {
+					t.Fatal(err)
+				}
+				if err := node.check(pod, conf, result); err != nil {
+					t.Errorf("CHECK: %v", err)
+				}
+				connect(t, pod.ns, "192.0.2.1", outside, "192.0.2.2")
+				connect(t, pod.ns, "2001:db8::1", outside, "2001:db8::2")
+				pod.ns.RunT(t, "ip", "addr", "add", "10.9.0.77/24", "dev", "eth0")
+				if err := connectFrom(t, pod.ns, "10.9.0.77", node.ns, "10.9.0.1", time.Second); err == nil {
+					t.Error("a pod sends from an address that is not its own")
+				}
+				if state := filterState(t, node, "") + filterState(t, node, "iptables"); strings.Contains(state, "net/lost/eth0") {
+					t.Errorf("there is again what was of a pod that is gone:\n%s", state)
+				}
+				node.delT(t, pod, conf)
+				if state := filterState(t, node, "") + filterState(t, node, "iptables"); strings.Contains(state, "net/pod/eth0") {
+					t.Errorf("after DEL:\n%s", state)
+				}
+			})
+		}
+	}
+}
+
+// TestCheckLooksAtTheFilter has others change what the packet filter has of a pod.
+func TestCheckLooksAtTheFilter(t *testing.T) {
+	const (
+		source     = "nft delete element bridge fairlead-cni sources4 { PORT . 10.9.0.2 }"
+		masquerade = "nft delete element inet fairlead-cni masquerade4 { 10.9.0.2 }"
+	)
+	tests := map[string]struct{ backend, command, want string }{
+		"nothing":                  {"", "true", ""},
+		"nothing, by iptables":     {"iptables", "true", ""},
+		"source":                   {"", source, "PORT . 10.9.0.2 is not in nftables sources4"},
+		"masquerade":               {"", masquerade, "10.9.0.2 is not in nftables masquerade4"},
+		"rules":                    {"", "nft flush chain bridge fairlead-cni macs", "nftables table bridge fairlead-cni: chain macs has 0 rules, not 1"},
+		"masquerade by iptables":   {"iptables", "iptables -t nat -F FLCNI-MASQ", "iptables has no rule -A FLCNI-MASQ -s 10.9.0.2/32 … -j CHAIN in table nat"},
+		"rules of iptables":        {"iptables", "ip6tables -t nat -F POSTROUTING", "ip6tables has no rule -A POSTROUTING -j FLCNI-MASQ in table nat"},
+		"rules of other programs":  {"", "nft add table inet other", ""},
+		"interface groups and MTU": {"", "ip link set PORT mtu 1400", ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			node, pod := newNode(t), newPod(t, "pod")
+			conf := newNetwork(t, "10.9.0.0/24", "fd09::/64").with("ipMasq", true).with("ipMasqBackend", tt.backend).with("macspoofchk", true)
+			result := node.addT(t, pod, conf)
+			port := portOf(t, node)
+			words := strings.Fields(strings.ReplaceAll(tt.command, "PORT", port))
+			node.ns.RunT(t, words[0], words[1:]...)
+			got := regexp.MustCompile(`FLCNI-MASQ-[0-9a-f]+-[0-9a-f]+`).ReplaceAllString(text(node.check(pod, conf, result)), "CHAIN")
+			if want := strings.ReplaceAll(tt.want, "PORT", port); got != want {
+				t.Errorf("CHECK: %q, want %q", got, want)
+			}
+			if err := node.check(pod, conf.with("ipMasqBackend", "iptables"), result); (text(err) == "") != (tt.want == "") {
+				t.Errorf("CHECK after the backend was changed: %v", err)
 			}
 		})
 	}

@@ -5,11 +5,11 @@
 //	eth0 ───────veth─────── veth3f… ──port── cni0 (gateway's address)
 //
 // It makes and changes what is the mode's own: the bridge, the pair of
-// interfaces, the gateway, the pod in the packet filter (packages nft and
-// iptables). What every pod gets in every mode (addresses, routes) is package
-// cni's. It keeps no state: what exists is read from the kernel, the name of a
-// pod's port follows from the pod, and everything that is a pod's says whose it
-// is: ports by their group, the rest by comments.
+// interfaces, the gateway, the pod in the packet filter (package filter). What
+// every pod gets in every mode (addresses, routes) is package cni's. It keeps no
+// state: what exists is read from the kernel, the name of a pod's port follows
+// from the pod, and everything that is a pod's says whose it is: ports by their
+// group, the rest by comments.
 //
 // Pods and host get what the reference plugin gives them, with these
 // differences:
@@ -45,6 +45,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/cni/filter"
 	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/mode"
 	"github.com/fairlead/fairlead/cni/step"
@@ -109,8 +110,7 @@ func (a *Attachment) Add() (step.Undo, error) {
 		func() (step.Undo, error) { return a.readyBridge(gateways) },
 		a.connect,
 		a.setPort,
-		a.checkSource,
-		a.masquerade,
+		a.filter,
 	)
 }
 
@@ -165,7 +165,7 @@ func report(d link.Device, sandbox string) *types100.Interface {
 // reference plugin: other pods come. The configuration need not be complete, nor
 // one that Add would take.
 func (c *Config) Del(host *link.NS, owner mode.Owner) (found bool, err error) {
-	err = withFilter(func(f *filter) error {
+	err = filter.With(host, func(f *filter.Filter) error {
 		forgotten := c.forget(f, host, owner)
 		var removed error
 		found, removed = removePort(host, owner)

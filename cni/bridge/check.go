@@ -94,7 +94,11 @@ func (a *Attachment) checkPort(pod link.Device) ([]string, error) {
 		return append(differences, fmt.Sprintf("%s is not a port of bridge %s", port.Name, a.bridge.Name)), nil
 	}
 	settings, err := a.checkSettings(port)
-	return append(differences, settings...), err
+	if err != nil {
+		return nil, err
+	}
+	filtered, err := a.checkFilter(port, pod)
+	return slices.Concat(differences, settings, filtered), err
 }
 
 // checkSettings looks at how the bridge treats the port.

@@ -3,29 +3,20 @@ package bridge
 import (
 	"errors"
 	"net/netip"
-	"os/exec"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/fairlead/fairlead/cni/iptables"
+	"github.com/fairlead/fairlead/cni/filter"
 	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/mode"
-	"github.com/fairlead/fairlead/cni/nft"
 	"github.com/fairlead/fairlead/cni/step"
-)
-
-// The values of ipMasqBackend. The reference plugin, left to choose, takes
-// iptables where there is one; nftables costs a hundredth of it.
-const (
-	withNFTables = "nftables"
-	withIPTables = "iptables"
 )
 
 func (c *Config) completeMasquerade() error {
 	switch c.IPMasqBackend {
-	case "", withNFTables, withIPTables:
+	case "", filter.NFTables, filter.IPTables:
 	default:
-		return invalid("ipMasqBackend: %q is unknown: it must be %q or %q", c.IPMasqBackend, withIPTables, withNFTables)
+		return invalid("ipMasqBackend: %q is unknown: it must be %q or %q", c.IPMasqBackend, filter.IPTables, filter.NFTables)
 	}
 	c.spared = nil
 	for _, text := range c.NonMasqueradeCIDRs {
@@ -38,132 +29,68 @@ func (c *Config) completeMasquerade() error {
 	return nil
 }
 
-// checkSource has frames from the pod dropped unless they are from its own
-// addresses.
-func (a *Attachment) checkSource() (step.Undo, error) {
-	if !a.Config.MACSpoofChk {
-		return nil, nil
-	}
-	addrs, _ := addresses(a.Result)
-	undo := func() error {
-		return withFilter(func(f *filter) error { return stopCheck(f, a.Owner()) })
-	}
-	return undo, withFilter(func(f *filter) error {
-		return f.do(func(c *nft.Conn) error {
-			return c.CheckSource(a.Owner(), PortName(a.ContainerID, a.IfName), a.mac, addrs)
-		})
-	})
-}
-
-// masquerade has what the pod sends leave the node with the node's address. Other
-// than with the reference plugin all subnets of the pod are spared for all of its
-// addresses.
-func (a *Attachment) masquerade() (step.Undo, error) {
+// filtered is the pod as the packet filter is to know it. Other than with the
+// reference plugin all subnets of the pod are spared for all of its addresses.
+func (a *Attachment) filtered() filter.Pod {
 	addrs, subnets := addresses(a.Result)
-	if err := a.release(addrs); err != nil {
-		return nil, err
+	return filter.Pod{
+		Owner:       a.Owner(),
+		Port:        PortName(a.ContainerID, a.IfName),
+		MAC:         a.mac,
+		Addrs:       addrs,
+		CheckSource: a.Config.MACSpoofChk,
+		Masquerade:  a.Config.IPMasq && len(addrs) != 0,
+		Spared:      append(subnets, a.Config.spared...),
+		Backend:     a.Config.IPMasqBackend,
 	}
-	if !a.Config.IPMasq || len(addrs) == 0 {
+}
+
+// filter has the packet filter masquerade the pod and check its source, as far as
+// the configuration asks for it.
+func (a *Attachment) filter() (step.Undo, error) {
+	err := filter.With(a.Host, func(f *filter.Filter) error { return f.Add(a.filtered()) })
+	undo := func() error { return a.stopFilter() }
+	if err != nil && (a.Config.MACSpoofChk || a.Config.IPMasq) {
+		return nil, errors.Join(err, a.stopFilter())
+	}
+	return undo, err
+}
+
+// stopFilter takes filter back.
+func (a *Attachment) stopFilter() error {
+	if !a.Config.MACSpoofChk && !a.Config.IPMasq {
+		return nil
+	}
+	return filter.With(a.Host, func(f *filter.Filter) error { return f.Remove(a.Owner(), a.Config.byIPTables()) })
+}
+
+// checkFilter returns what the packet filter does not have of the pod. It is not
+// asked about a pod of the reference plugin's, whose port has another name.
+func (a *Attachment) checkFilter(port, pod link.Device) (differences []string, err error) {
+	if port.Name != PortName(a.ContainerID, a.IfName) || !a.Config.MACSpoofChk && !a.Config.IPMasq {
 		return nil, nil
 	}
-	spared := append(subnets, a.Config.spared...)
-	undo := func() error {
-		return withFilter(func(f *filter) error { return a.Config.stopMasquerade(f, a.Owner()) })
-	}
-	return undo, withFilter(func(f *filter) error {
-		return a.Config.byBackend(f,
-			func(c *nft.Conn) error { return c.Masquerade(a.Owner(), addrs, spared) },
-			func() error { return iptables.Masquerade(a.Owner(), addrs, spared) },
-		)
+	a.mac = pod.MAC
+	err = filter.With(a.Host, func(f *filter.Filter) (err error) {
+		differences, err = f.Check(a.filtered())
+		return err
 	})
+	return differences, err
 }
 
-// release takes the pod's addresses from pods that had them before. Where they
-// are masqueraded by nftables that is part of masquerading them.
-func (a *Attachment) release(addrs []netip.Addr) error {
-	if a.Config.IPMasq && a.Config.IPMasqBackend != withIPTables {
-		return nil
-	}
-	return withFilter(func(f *filter) error {
-		return supported(f.do(func(c *nft.Conn) error { return c.Release(addrs) }))
-	})
-}
-
-// byBackend does with nftables or iptables what the configuration wants done
-// with either.
-func (c *Config) byBackend(f *filter, byNFTables func(*nft.Conn) error, byIPTables func() error) error {
-	if c.IPMasqBackend == withIPTables {
-		return byIPTables()
-	}
-	err := f.do(byNFTables)
-	if errors.Is(err, nft.ErrUnsupported) && c.IPMasqBackend == "" {
-		return byIPTables()
-	}
-	return err
-}
-
-// stopMasquerade always looks at nftables, where it costs next to nothing: the
-// configuration may have been another one when the pod came.
-func (c *Config) stopMasquerade(f *filter, owner mode.Owner) error {
-	stopped := f.do(func(conn *nft.Conn) error { return conn.StopMasquerade(owner) })
-	if c.IPMasqBackend == withIPTables || errors.Is(stopped, nft.ErrUnsupported) && c.IPMasq {
-		return errors.Join(supported(stopped), supported(iptables.Stop(owner)))
-	}
-	return supported(stopped)
-}
-
-func stopCheck(f *filter, owner mode.Owner) error {
-	return supported(f.do(func(c *nft.Conn) error { return c.StopCheck(owner) }))
-}
-
-// supported is err, but none where there is nothing to remove because the node
-// cannot have had it.
-func supported(err error) error {
-	if errors.Is(err, nft.ErrUnsupported) || errors.Is(err, exec.ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-// filter is nftables, opened when it is first needed.
-type filter struct{ conn *nft.Conn }
-
-func (f *filter) do(change func(*nft.Conn) error) error {
-	if f.conn == nil {
-		conn, err := nft.Open()
-		if err != nil {
-			return err
-		}
-		f.conn = conn
-	}
-	return change(f.conn)
-}
-
-// withFilter closes what do opened.
-func withFilter(do func(*filter) error) error {
-	var f filter
-	defer f.close()
-	return do(&f)
-}
-
-func (f *filter) close() {
-	if f.conn != nil {
-		f.conn.Close()
-	}
-}
+// byIPTables reports whether the configuration asks for iptables.
+func (c *Config) byIPTables() bool { return c.IPMasqBackend == filter.IPTables }
 
 // forget takes a pod out of the packet filter. A pod whose source is checked is
-// cut off first, so that there is no moment in which it is not.
-//
-// This is before the pod's interface goes, and f is closed after that: the kernel
-// waits long before it frees elements (see nft.Open) and interfaces, and this way
-// for both at the same time.
-func (c *Config) forget(f *filter, host *link.NS, owner mode.Owner) error {
-	failed := []error{c.stopMasquerade(f, owner)}
-	if c.MACSpoofChk {
+// cut off first, so that there is no moment in which it is not. The configuration
+// may have been another one when the pod came.
+func (c *Config) forget(f *filter.Filter, host *link.NS, owner mode.Owner) error {
+	record, err := f.Record(owner)
+	failed := []error{err}
+	if c.MACSpoofChk || record.CheckSource {
 		failed = append(failed, cutOff(host, owner))
 	}
-	return errors.Join(append(failed, stopCheck(f, owner))...)
+	return errors.Join(append(failed, f.Remove(owner, c.byIPTables()))...)
 }
 
 func cutOff(host *link.NS, owner mode.Owner) error {

@@ -3,10 +3,9 @@ package bridge
 import (
 	"errors"
 
-	"github.com/fairlead/fairlead/cni/iptables"
+	"github.com/fairlead/fairlead/cni/filter"
 	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/mode"
-	"github.com/fairlead/fairlead/cni/nft"
 )
 
 // GC removes what Add made for pods of a network that are not to be kept: ports,
@@ -15,17 +14,14 @@ import (
 // complete, nor one that Add would take.
 func (c *Config) GC(host *link.NS, network string, keep []mode.Owner) error {
 	// Ports first: a pod whose source is not checked any more is not connected.
-	return errors.Join(collectPorts(host, network, keep), c.collectFilter(network, keep))
+	return errors.Join(collectPorts(host, network, keep), c.collectFilter(host, network, keep))
 }
 
-func (c *Config) collectFilter(network string, keep []mode.Owner) error {
-	collected := withFilter(func(f *filter) error {
-		return f.do(func(conn *nft.Conn) error { return conn.Collect(network, keep) })
+// collectFilter also makes what others removed of the pods that are kept.
+func (c *Config) collectFilter(host *link.NS, network string, keep []mode.Owner) error {
+	return filter.With(host, func(f *filter.Filter) error {
+		return errors.Join(f.Collect(network, keep, c.byIPTables()), f.Repair())
 	})
-	if c.IPMasqBackend == withIPTables || errors.Is(collected, nft.ErrUnsupported) && c.IPMasq {
-		return errors.Join(supported(collected), iptables.Collect(network, keep))
-	}
-	return supported(collected)
 }
 
 func collectPorts(host *link.NS, network string, keep []mode.Owner) error {

@@ -49,18 +49,88 @@ var families = []family{
 func (f family) is(addr netip.Addr) bool { return addr.Is4() == f.multicast.Addr().Is4() }
 
 // Masquerade has what a pod sends leave the node with the node's address, except
-// to what is exempt and to multicast groups. When it fails it leaves nothing.
-func Masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) error {
+// to what is exempt and to multicast groups. When it fails it leaves nothing. It
+// reports whether it had to make what all pods need for that.
+func Masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) (made bool, err error) {
+	err = eachWith(pod, func(f family, own []netip.Addr) error {
+		first, err := f.masquerade(owner, own, exempt)
+		made = made || first
+		return err
+	})
+	if err != nil {
+		return false, errors.Join(fmt.Errorf("masquerade %s: %w", owner, err), Stop(owner))
+	}
+	return made, nil
+}
+
+// Verify returns, in words, what differs from what Masquerade makes. The error
+// wraps exec.ErrNotFound if there is no iptables.
+func Verify(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) (differences []string, err error) {
+	err = eachWith(pod, func(f family, own []netip.Addr) error {
+		present, err := f.rules()
+		for _, rule := range f.missing(present, owner, own, exempt) {
+			differences = append(differences, fmt.Sprintf("%s has no rule %s in table nat", f.program, rule))
+		}
+		return err
+	})
+	return differences, err
+}
+
+// Repair makes what is missing of what Masquerade makes. Addresses that another
+// pod has are left to it.
+func Repair(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) error {
+	return eachWith(pod, func(f family, own []netip.Addr) error {
+		present, err := f.rules()
+		if err != nil {
+			return err
+		}
+		own = slices.DeleteFunc(own, func(a netip.Addr) bool { return f.isOthers(present, owner, a) })
+		if len(own) == 0 || len(f.missing(present, owner, own, exempt)) == 0 {
+			return nil
+		}
+		if _, err := f.masquerade(owner, own, exempt); err != nil {
+			return fmt.Errorf("repair masquerade of %s: %w", owner, err)
+		}
+		return nil
+	})
+}
+
+// eachWith does something with the families that a pod has addresses of.
+func eachWith(pod []netip.Addr, do func(f family, own []netip.Addr) error) error {
 	for _, f := range families {
 		own := slices.DeleteFunc(slices.Clone(pod), func(a netip.Addr) bool { return !f.is(a) })
 		if len(own) == 0 {
 			continue
 		}
-		if err := f.masquerade(owner, own, exempt); err != nil {
-			return errors.Join(fmt.Errorf("masquerade %s: %w", owner, err), Stop(owner))
+		if err := do(f, own); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// missing are the rules of a pod that are not present.
+func (f family) missing(present []string, owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) []string {
+	wanted := append([]string{jump}, f.networkRules(owner.Network, exempt)...)
+	missing := slices.DeleteFunc(wanted, func(rule string) bool { return slices.Contains(present, rule) })
+	for _, addr := range pod {
+		source, target := f.source(addr), " -j "+networkChain(owner.Network, exempt)
+		if !slices.ContainsFunc(present, func(rule string) bool {
+			comment, _ := commentOf(rule)
+			return strings.HasPrefix(rule, source) && strings.HasSuffix(rule, target) && comment == owner.String()
+		}) {
+			missing = append(missing, source+"… "+strings.TrimSpace(target))
+		}
+	}
+	return missing
+}
+
+// isOthers reports whether the rule of an address is another pod's.
+func (f family) isOthers(present []string, owner mode.Owner, addr netip.Addr) bool {
+	return slices.ContainsFunc(present, func(rule string) bool {
+		comment, ok := commentOf(rule)
+		return ok && strings.HasPrefix(rule, f.source(addr)) && comment != owner.String()
+	})
 }
 
 // Stop takes back Masquerade. It succeeds if there is nothing to take back.
@@ -108,17 +178,44 @@ const attempts = 10
 
 // masquerade adds what is not there. Between looking and changing others may add
 // the same; then the change fails as a whole and is worked out again.
-func (f family) masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) (err error) {
+func (f family) masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) (made bool, err error) {
 	for range attempts {
 		var present []string
 		if present, err = f.rules(); err != nil {
-			return err
+			return false, err
 		}
 		if err = f.restore(f.additions(present, owner, pod, exempt)); err == nil {
-			return nil
+			return !slices.Contains(present, jump) || !f.isComplete(present, owner.Network, exempt), nil
 		}
 	}
-	return err
+	return false, err
+}
+
+// isComplete reports whether all rules of a network's chain are present.
+func (f family) isComplete(present []string, network string, exempt []netip.Prefix) bool {
+	return !slices.ContainsFunc(f.networkRules(network, exempt), func(rule string) bool { return !slices.Contains(present, rule) })
+}
+
+// jump leads to the pods' rules.
+const jump = "-A POSTROUTING -j " + podChain
+
+// networkRules are those of a network's chain.
+func (f family) networkRules(network string, exempt []netip.Prefix) []string {
+	chain := networkChain(network, exempt)
+	var rules []string
+	for _, prefix := range append(slices.Clone(exempt), f.multicast) {
+		if f.is(prefix.Addr()) && prefix.Bits() != 0 {
+			rules = append(rules, fmt.Sprintf("-A %s -d %s -j RETURN", chain, prefix))
+		} else if f.is(prefix.Addr()) {
+			rules = append(rules, fmt.Sprintf("-A %s -j RETURN", chain)) // as iptables prints it
+		}
+	}
+	return append(rules, fmt.Sprintf("-A %s -j MASQUERADE", chain))
+}
+
+// source is what the rule of an address begins with.
+func (f family) source(addr netip.Addr) string {
+	return fmt.Sprintf("-A %s -s %s ", podChain, netip.PrefixFrom(addr, addr.BitLen()))
 }
 
 // additions are the lines for iptables-restore that add a pod to the rules
@@ -128,21 +225,18 @@ func (f family) additions(present []string, owner mode.Owner, pod []netip.Addr, 
 	if !slices.Contains(present, "-N "+podChain) {
 		lines = append(lines, "-N "+podChain)
 	}
-	if jump := "-A POSTROUTING -j " + podChain; !slices.Contains(present, jump) {
+	if !slices.Contains(present, jump) {
 		lines = append(lines, jump)
 	}
 	chain := networkChain(owner.Network, exempt)
 	if !slices.Contains(present, "-N "+chain) {
 		lines = append(lines, "-N "+chain)
-		for _, prefix := range append(slices.Clone(exempt), f.multicast) {
-			if f.is(prefix.Addr()) {
-				lines = append(lines, fmt.Sprintf("-A %s -d %s -j RETURN", chain, prefix))
-			}
-		}
-		lines = append(lines, fmt.Sprintf("-A %s -j MASQUERADE", chain))
+	}
+	if !f.isComplete(present, owner.Network, exempt) { // it is new, or somebody flushed it
+		lines = append(append(lines, "-F "+chain), f.networkRules(owner.Network, exempt)...)
 	}
 	for _, addr := range pod {
-		source := fmt.Sprintf("-A %s -s %s ", podChain, netip.PrefixFrom(addr, addr.BitLen()))
+		source := f.source(addr)
 		for _, rule := range present {
 			if strings.HasPrefix(rule, source) { // of a pod whose DEL was lost
 				lines = append(lines, deletion(rule))

@@ -20,7 +20,7 @@ func TestStopFindsItsRules(t *testing.T) {
 			other := mode.Owner{Network: "net", ContainerID: "other", IfName: ifName}
 			err := ns.Do(func() error {
 				for addr, o := range map[string]mode.Owner{"10.9.0.2": owner, "10.9.0.3": other} {
-					if err := Masquerade(o, []netip.Addr{netip.MustParseAddr(addr)}, nil); err != nil {
+					if _, err := Masquerade(o, []netip.Addr{netip.MustParseAddr(addr)}, nil); err != nil {
 						return err
 					}
 				}

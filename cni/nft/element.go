@@ -29,6 +29,7 @@ type element struct {
 	key     []byte
 	chain   string // where a map leads to; "" in a set
 	comment string // the owner
+	what    string // the key, for people
 }
 
 // change adds or deletes an element.
@@ -157,21 +158,33 @@ func (e element) encode(attrs *netlink.AttributeEncoder) error {
 	return nil
 }
 
-// has reports whether there is an element of this key, whoever owns it. The error
-// may wrap ErrUnsupported.
-func (c *Conn) has(e element) (bool, error) {
+// get returns the element of this key, whoever owns it, nil if there is none. The
+// error may wrap ErrUnsupported.
+func (c *Conn) get(e element) (*element, error) {
 	request, err := e.message(unix.NFT_MSG_GETSETELEM, 0)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	_, err = c.socket.Execute(request)
+	answers, err := c.socket.Execute(request)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		return false, ErrUnsupported
+		return nil, ErrUnsupported
 	}
 	if errors.Is(err, unix.ENOENT) { // the element, its set or the table
-		return false, nil
+		return nil, nil
 	}
-	return err == nil, err
+	if err != nil {
+		return nil, err
+	}
+	var found []element
+	for _, m := range answers {
+		if found, err = e.set.decode(found, m.Data); err != nil {
+			return nil, err
+		}
+	}
+	if len(found) != 1 {
+		return nil, fmt.Errorf("%d elements are there for one key", len(found))
+	}
+	return &found[0], nil
 }
 
 // attempts is how often something is done again that others got in the way of.
@@ -245,7 +258,7 @@ func (s set) decode(elements []element, data []byte) ([]element, error) {
 	return elements, attrs.Err()
 }
 
-// decode reads what it takes to delete the element: key and owner.
+// decode reads key, owner and where a map leads to.
 func (e *element) decode(attrs *netlink.AttributeDecoder) error {
 	for attrs.Next() {
 		switch attrs.Type() {
@@ -256,9 +269,28 @@ func (e *element) decode(attrs *netlink.AttributeDecoder) error {
 				}
 				return nil
 			})
+		case unix.NFTA_SET_ELEM_DATA:
+			attrs.Nested(e.decodeData)
 		case unix.NFTA_SET_ELEM_USERDATA:
 			e.comment, _ = userdata.GetString(attrs.Bytes(), userdata.NFTNL_UDATA_SET_ELEM_COMMENT)
 		}
+	}
+	return nil
+}
+
+func (e *element) decodeData(data *netlink.AttributeDecoder) error {
+	for data.Next() {
+		if data.Type() != unix.NFTA_DATA_VERDICT {
+			continue
+		}
+		data.Nested(func(verdict *netlink.AttributeDecoder) error {
+			for verdict.Next() {
+				if verdict.Type() == unix.NFTA_VERDICT_CHAIN {
+					e.chain = verdict.String()
+				}
+			}
+			return nil
+		})
 	}
 	return nil
 }

@@ -47,20 +47,43 @@ var (
 var multicast = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")}
 
 // Masquerade has what a pod sends leave the node with the node's address, except
-// to what is exempt and to multicast groups.
-func (c *Conn) Masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) error {
+// to what is exempt and to multicast groups. It reports whether it had to make
+// what its network needs for that.
+func (c *Conn) Masquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) (made bool, err error) {
+	elements, table := masqueradeElements(owner, pod, exempt)
+	made, err = c.put(elements, table)
+	if err != nil {
+		return false, fmt.Errorf("masquerade %s: %w", owner, err)
+	}
+	return made, nil
+}
+
+// VerifyMasquerade returns, in words, what differs from what Masquerade makes.
+func (c *Conn) VerifyMasquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) ([]string, error) {
+	elements, table := masqueradeElements(owner, pod, exempt)
+	return c.verify(elements, table)
+}
+
+// RepairMasquerade makes what is missing of what Masquerade makes. Addresses that
+// another pod has are left to it.
+func (c *Conn) RepairMasquerade(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) error {
+	elements, table := masqueradeElements(owner, pod, exempt)
+	if err := c.repair(elements, table); err != nil {
+		return fmt.Errorf("repair masquerade of %s: %w", owner, err)
+	}
+	return nil
+}
+
+// masqueradeElements is what a pod has in the maps, and the table around it.
+func masqueradeElements(owner mode.Owner, pod []netip.Addr, exempt []netip.Prefix) ([]element, construct) {
 	chain := networkChain(owner.Network, exempt)
 	elements := make([]element, 0, len(pod))
 	for _, addr := range pod {
-		elements = append(elements, element{masqueradeSet(addr), addr.AsSlice(), chain, owner.String()})
+		elements = append(elements, element{set: masqueradeSet(addr), key: addr.AsSlice(), chain: chain, comment: owner.String(), what: addr.String()})
 	}
-	err := c.put(elements, func(conn *nftables.Conn) error {
-		return buildMasquerade(conn, chain, append(exempt[:len(exempt):len(exempt)], multicast...))
-	})
-	if err != nil {
-		return fmt.Errorf("masquerade %s: %w", owner, err)
+	return elements, func(d *draft) error {
+		return draftMasquerade(d, chain, append(exempt[:len(exempt):len(exempt)], multicast...))
 	}
-	return nil
 }
 
 // StopMasquerade takes back Masquerade. It succeeds if there is nothing to take
@@ -77,11 +100,11 @@ func (c *Conn) StopMasquerade(owner mode.Owner) error {
 func (c *Conn) Release(addrs []netip.Addr) error {
 	for _, addr := range addrs {
 		e := element{set: masqueradeSet(addr), key: addr.AsSlice()}
-		found, err := c.has(e)
+		found, err := c.get(e)
 		if err != nil {
 			return fmt.Errorf("look for masquerade of %s: %w", addr, err)
 		}
-		if !found {
+		if found == nil {
 			continue
 		}
 		if err := c.commit(deleting([]element{e})); err != nil && !errors.Is(err, unix.ENOENT) { // gone in between
@@ -135,30 +158,28 @@ func collectChains(network string) error {
 	return nil
 }
 
-// buildMasquerade makes the table and the chain of one network. All of it may be
+// draftMasquerade describes the table and the chain of one network. All of it may be
 // there already, but for the rules of the two chains, which are made anew: rules
 // have no names.
-func buildMasquerade(conn *nftables.Conn, network string, exempt []netip.Prefix) error {
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: tableName})
+func draftMasquerade(d *draft, network string, exempt []netip.Prefix) error {
+	table := d.conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: tableName})
 	pods := []*nftables.Set{
 		{Table: table, Name: masquerade4.name, IsMap: true, KeyType: nftables.TypeIPAddr, DataType: nftables.TypeVerdict, KeyByteOrder: binaryutil.BigEndian},
 		{Table: table, Name: masquerade6.name, IsMap: true, KeyType: nftables.TypeIP6Addr, DataType: nftables.TypeVerdict, KeyByteOrder: binaryutil.BigEndian},
 	}
 	for _, s := range pods {
-		if err := conn.AddSet(s, nil); err != nil {
+		if err := d.conn.AddSet(s, nil); err != nil {
 			return fmt.Errorf("make nftables map %s: %w", s.Name, err)
 		}
 	}
-	leaving := chain{conn, conn.AddChain(&nftables.Chain{
+	leaving := d.chain(nftables.Chain{
 		Table: table, Name: "postrouting", Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-	})}
-	conn.FlushChain(leaving.Chain)
+	})
 	leaving.rule(isIPv4, sourceOf(ipv4), lookUp(masquerade4))
 	leaving.rule(isIPv6, sourceOf(ipv6), lookUp(masquerade6))
 
-	own := chain{conn, conn.AddChain(&nftables.Chain{Table: table, Name: network})}
-	conn.FlushChain(own.Chain)
+	own := d.chain(nftables.Chain{Table: table, Name: network})
 	for _, prefix := range exempt {
 		own.rule(isFor(prefix), destinationIn(prefix), verdict(expr.VerdictReturn))
 	}

@@ -18,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -59,31 +58,34 @@ const tableName = "fairlead-cni"
 // put adds elements of one owner. If what they need is not there it is made, by
 // construct. Elements of the same keys that somebody else left are replaced: who
 // gets an address now is its only owner.
-func (c *Conn) put(elements []element, construct func(*nftables.Conn) error) error {
-	err := c.commit(adding(elements))
+// It reports whether anything was made.
+func (c *Conn) put(elements []element, construct construct) (made bool, err error) {
+	err = c.commit(adding(elements))
 	if errors.Is(err, unix.ENOENT) {
-		if err := build(construct); err != nil {
-			return err
+		if err := construct.build(); err != nil {
+			return false, err
 		}
-		err = c.commit(adding(elements))
+		made, err = true, c.commit(adding(elements))
 	}
 	if errors.Is(err, unix.EEXIST) {
 		err = c.replace(elements)
 	}
-	return err
+	return made, err
 }
 
-// build has f describe a table, sets, chains and rules, and makes them in one
-// transaction.
-func build(f func(*nftables.Conn) error) error {
-	conn, err := nftables.New()
+// construct describes a table with its sets, chains and rules.
+type construct func(*draft) error
+
+// build makes what is described in one transaction.
+func (f construct) build() error {
+	d, err := newDraft()
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	if err := f(conn); err != nil {
 		return err
 	}
-	err = conn.Flush()
+	if err := f(d); err != nil {
+		return err
+	}
+	err = d.conn.Flush()
 	if errors.Is(err, unix.ENOENT) { // a kind of chain or expression that the kernel lacks
 		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}

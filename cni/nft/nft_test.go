@@ -51,14 +51,18 @@ func prefixes(text ...string) []netip.Prefix {
 
 func masquerade(id string, pod ...string) func(*Conn) error {
 	return func(c *Conn) error {
-		return c.Masquerade(owner(id), addrs(pod...), prefixes("10.9.0.0/24", "fd09::/64"))
+		_, err := c.Masquerade(owner(id), addrs(pod...), prefixes("10.9.0.0/24", "fd09::/64"))
+		return err
 	}
 }
 
 var podMAC = net.HardwareAddr{0x02, 0, 0, 0, 0, 1}
 
 func checkSource(id, port string, pod ...string) func(*Conn) error {
-	return func(c *Conn) error { return c.CheckSource(owner(id), port, podMAC, addrs(pod...)) }
+	return func(c *Conn) error {
+		_, err := c.CheckSource(owner(id), port, podMAC, addrs(pod...))
+		return err
+	}
 }
 
 // TestRuleset compares what nft(8) makes of the tables with golden files.
@@ -95,7 +99,8 @@ func TestElements(t *testing.T) {
 		},
 		"another network of the same addresses to spare": {
 			[]func(*Conn) error{masquerade("a", "10.9.0.2"), func(c *Conn) error {
-				return c.Masquerade(mode.Owner{Network: "other", ContainerID: "a", IfName: "eth0"}, addrs("10.9.0.3"), prefixes("10.9.0.0/24", "fd09::/64"))
+				_, err := c.Masquerade(mode.Owner{Network: "other", ContainerID: "a", IfName: "eth0"}, addrs("10.9.0.3"), prefixes("10.9.0.0/24", "fd09::/64"))
+				return err
 			}},
 			map[string]int{"net/a/eth0": 1, "other/a/eth0": 1},
 		},
@@ -128,7 +133,8 @@ func TestElements(t *testing.T) {
 			[]func(*Conn) error{
 				masquerade("a", "10.9.0.2"), masquerade("b", "10.9.0.3"), checkSource("a", "vetha"), checkSource("b", "vethb"),
 				func(c *Conn) error {
-					return c.Masquerade(mode.Owner{Network: "net2", ContainerID: "a", IfName: "eth0"}, addrs("10.9.0.4"), nil)
+					_, err := c.Masquerade(mode.Owner{Network: "net2", ContainerID: "a", IfName: "eth0"}, addrs("10.9.0.4"), nil)
+					return err
 				},
 				func(c *Conn) error { return c.Collect("net", []mode.Owner{owner("b")}) },
 			},
@@ -161,7 +167,7 @@ func TestManyElements(t *testing.T) {
 	do(t, ns, func(c *Conn) error {
 		for i := range pods {
 			addr := netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})
-			if err := c.Masquerade(owner(fmt.Sprintf("%064d", i)), []netip.Addr{addr}, nil); err != nil {
+			if _, err := c.Masquerade(owner(fmt.Sprintf("%064d", i)), []netip.Addr{addr}, nil); err != nil {
 				return err
 			}
 		}
@@ -190,7 +196,7 @@ func TestConcurrentOwners(t *testing.T) {
 				defer conn.Close()
 				for i := range rounds {
 					o := owner(fmt.Sprintf("%d-%d", w, i))
-					err := conn.Masquerade(o, []netip.Addr{netip.AddrFrom4([4]byte{10, 9, byte(w), byte(i)})}, prefixes("10.9.0.0/16"))
+					_, err := conn.Masquerade(o, []netip.Addr{netip.AddrFrom4([4]byte{10, 9, byte(w), byte(i)})}, prefixes("10.9.0.0/16"))
 					if err != nil {
 						return err
 					}

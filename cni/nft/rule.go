@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,10 +12,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// draft is a description of a table. Its connection sends it when it is flushed.
+type draft struct {
+	conn   *nftables.Conn
+	chains []*chain
+}
+
+func newDraft() (*draft, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return &draft{conn: conn}, nil
+}
+
+// chain adds a chain with no rules yet, whatever rules one of its name has.
+func (d *draft) chain(c nftables.Chain) *chain {
+	made := &chain{conn: d.conn, Chain: d.conn.AddChain(&c)}
+	d.conn.FlushChain(made.Chain)
+	d.chains = append(d.chains, made)
+	return made
+}
+
 // chain is a chain that gets its rules.
 type chain struct {
 	conn *nftables.Conn
 	*nftables.Chain
+	rules int // that it has got
 }
 
 // match is a part of a rule: it loads something into registers, compares them,
@@ -22,7 +46,8 @@ type chain struct {
 type match []expr.Any
 
 // rule appends a rule.
-func (c chain) rule(parts ...match) {
+func (c *chain) rule(parts ...match) {
+	c.rules++
 	c.conn.AddRule(&nftables.Rule{Table: c.Table, Chain: c.Chain, Exprs: slices.Concat(parts...)})
 }
 

@@ -66,8 +66,31 @@ var (
 )
 
 // CheckSource has frames that come in by a port dropped unless they are from
-// the pod's hardware address and, if it has addresses, from one of these.
-func (c *Conn) CheckSource(owner mode.Owner, port string, mac net.HardwareAddr, pod []netip.Addr) error {
+// the pod's hardware address and, if it has addresses, from one of these. It
+// reports whether it had to make what all pods need for that.
+func (c *Conn) CheckSource(owner mode.Owner, port string, mac net.HardwareAddr, pod []netip.Addr) (made bool, err error) {
+	made, err = c.put(sourceElements(owner, port, mac, pod), draftSource)
+	if err != nil {
+		return false, fmt.Errorf("check source of %s: %w", owner, err)
+	}
+	return made, nil
+}
+
+// VerifySource returns, in words, what differs from what CheckSource makes.
+func (c *Conn) VerifySource(owner mode.Owner, port string, mac net.HardwareAddr, pod []netip.Addr) ([]string, error) {
+	return c.verify(sourceElements(owner, port, mac, pod), draftSource)
+}
+
+// RepairSource makes what is missing of what CheckSource makes.
+func (c *Conn) RepairSource(owner mode.Owner, port string, mac net.HardwareAddr, pod []netip.Addr) error {
+	if err := c.repair(sourceElements(owner, port, mac, pod), draftSource); err != nil {
+		return fmt.Errorf("repair source check of %s: %w", owner, err)
+	}
+	return nil
+}
+
+// sourceElements is what a pod has in the sets.
+func sourceElements(owner mode.Owner, port string, mac net.HardwareAddr, pod []netip.Addr) []element {
 	name := make([]byte, unix.IFNAMSIZ)
 	copy(name, port)
 	to := macChain
@@ -75,20 +98,17 @@ func (c *Conn) CheckSource(owner mode.Owner, port string, mac net.HardwareAddr, 
 		to = addressChain
 	}
 	elements := []element{
-		{ports, name, to, owner.String()},
-		{macs, concat(name, mac), "", owner.String()},
+		{set: ports, key: name, chain: to, comment: owner.String(), what: port},
+		{set: macs, key: concat(name, mac), comment: owner.String(), what: port + " . " + mac.String()},
 	}
 	for _, addr := range pod {
 		s := sources4
 		if addr.Is6() {
 			s = sources6
 		}
-		elements = append(elements, element{s, concat(name, addr.AsSlice()), "", owner.String()})
+		elements = append(elements, element{set: s, key: concat(name, addr.AsSlice()), comment: owner.String(), what: port + " . " + addr.String()})
 	}
-	if err := c.put(elements, buildSource); err != nil {
-		return fmt.Errorf("check source of %s: %w", owner, err)
-	}
-	return nil
+	return elements
 }
 
 // StopCheck takes back CheckSource. It succeeds if there is nothing to take back.
@@ -104,9 +124,9 @@ func concat(name, field []byte) []byte {
 	return append(key, make([]byte, (register-len(key)%register)%register)...)
 }
 
-// buildSource makes the table, as buildMasquerade does.
-func buildSource(conn *nftables.Conn) error {
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyBridge, Name: tableName})
+// draftSource describes the table, as draftMasquerade does.
+func draftSource(d *draft) error {
+	table := d.conn.AddTable(&nftables.Table{Family: nftables.TableFamilyBridge, Name: tableName})
 	sets := []*nftables.Set{
 		{Name: ports.name, IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict, KeyByteOrder: binaryutil.NativeEndian},
 		{Name: macs.name, KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr)},
@@ -115,15 +135,13 @@ func buildSource(conn *nftables.Conn) error {
 	}
 	for _, s := range sets {
 		s.Table = table
-		if err := conn.AddSet(s, nil); err != nil {
+		if err := d.conn.AddSet(s, nil); err != nil {
 			return fmt.Errorf("make nftables set %s: %w", s.Name, err)
 		}
 	}
-	add := func(c nftables.Chain) chain {
+	add := func(c nftables.Chain) *chain {
 		c.Table = table
-		made := chain{conn, conn.AddChain(&c)}
-		conn.FlushChain(made.Chain)
-		return made
+		return d.chain(c)
 	}
 	entrance := add(nftables.Chain{
 		Name: "prerouting", Type: nftables.ChainTypeFilter,
@@ -149,14 +167,14 @@ var sourceMAC = match{ethernet(secondRegister, 6, 6)}
 // refuseTags drops frames with two VLAN tags: whose they are is behind the
 // second. The first, with which pods may send in a trunk, is not seen here: the
 // kernel takes it off the frame before (skb_vlan_untag).
-func refuseTags(c chain) {
+func refuseTags(c *chain) {
 	for _, tag := range []uint16{unix.ETH_P_8021Q, unix.ETH_P_8021AD} {
 		c.rule(etherType(tag), verdict(expr.VerdictDrop))
 	}
 }
 
 // checkARP looks at both addresses that a pod claims to have (RFC 826).
-func checkARP(c chain) {
+func checkARP(c *chain) {
 	isARP, drop := etherType(unix.ETH_P_ARP), verdict(expr.VerdictDrop)
 	senderMAC := match{network(secondRegister, 8, 6)}
 	senderIP := match{network(secondRegister, 14, net.IPv4len)}
@@ -168,7 +186,7 @@ func checkARP(c chain) {
 // checkNDP looks at the address that a pod claims to have in a neighbour
 // advertisement, wherever it sends it from (RFC 4861, section 4.4), and drops what
 // only routers send. What is cut into fragments nobody takes (RFC 6980).
-func checkNDP(c chain) {
+func checkNDP(c *chain) {
 	const routerAdvertisement, neighbourAdvertisement = 134, 136
 	drop := verdict(expr.VerdictDrop)
 	message := func(kind byte) match {
@@ -184,7 +202,7 @@ func checkNDP(c chain) {
 		port, match{transport(secondRegister, target, net.IPv6len)}, notIn(sources6), drop)
 }
 
-func checkIP(c chain, protocol uint16, a addresses, sources set, free ...netip.Prefix) {
+func checkIP(c *chain, protocol uint16, a addresses, sources set, free ...netip.Prefix) {
 	is := etherType(protocol)
 	for _, prefix := range free {
 		c.rule(is, sourceIn(prefix), verdict(expr.VerdictReturn))

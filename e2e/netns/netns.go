@@ -17,6 +17,7 @@ import (
 	"runtime"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // NS is one network namespace, held open.
@@ -71,8 +72,28 @@ func NewT(t TB) *NS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = ns.Close() })
+	t.Cleanup(func() {
+		ns.removeRecords()
+		_ = ns.Close()
+	})
 	return ns
+}
+
+// removeRecords removes what the plugin keeps on /run of the pods of a node that
+// the namespace was (see cni/filter): it is there as long as pods are.
+func (ns *NS) removeRecords() {
+	_ = ns.Do(func() error {
+		socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(socket) }()
+		cookie, err := unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		if err != nil {
+			return err
+		}
+		return os.RemoveAll(fmt.Sprintf("/run/fairlead/filter-%d", cookie))
+	})
 }
 
 // Handle is for netlink.NewHandleAt. It is valid until Close.
