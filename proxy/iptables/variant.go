@@ -1,0 +1,74 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// The variants of iptables: which part of the kernel holds the rules.
+const (
+	Legacy = "legacy" // ip_tables
+	NFT    = "nft"    // nf_tables
+)
+
+// hints are chains by which kubelet tells others which variant it uses (KEP-3178),
+// or did before it had a chain for that alone.
+var hints = []string{":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "}
+
+// HostVariant finds which variant the other programs of this node use, for a proxy
+// that brings both with it: the one with kubelet's hint, else the one with more
+// rules, else nft. Rules in the other one would work too, but nobody who looks
+// for them would find them. The error wraps exec.ErrNotFound if a command is missing.
+func HostVariant(ctx context.Context) (string, error) {
+	var saved [2]string
+	for i, variant := range []string{NFT, Legacy} {
+		if variant == Legacy && !legacyInUse() {
+			break // iptables-legacy-save would make the tables that it looks for
+		}
+		path, err := exec.LookPath("iptables-" + variant + "-save")
+		if err != nil {
+			return "", fmt.Errorf("find the node's iptables variant: %w", err)
+		}
+		out, err := run(ctx, nil, path)
+		if err != nil {
+			return "", fmt.Errorf("find the node's iptables variant: %w", err)
+		}
+		saved[i] = string(out)
+	}
+	return chooseVariant(saved[0], saved[1]), nil
+}
+
+// chooseVariant decides by what iptables-save says of each variant.
+func chooseVariant(nft, legacy string) string {
+	switch {
+	case hinted(nft):
+		return NFT
+	case hinted(legacy), rules(legacy) > rules(nft):
+		return Legacy
+	}
+	return NFT
+}
+
+func hinted(saved string) bool {
+	for _, hint := range hints {
+		if strings.Contains(saved, hint) {
+			return true
+		}
+	}
+	return false
+}
+
+func rules(saved string) int { return strings.Count(saved, "\n-A ") }
+
+// legacyInUse says whether this network namespace has a table of ip_tables.
+func legacyInUse() bool {
+	names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+	if errors.Is(err, os.ErrNotExist) {
+		return false
+	}
+	return err != nil || len(names) > 0
+}
