@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string, e env) int {
 		return usagef("%w: see '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(proxyCommand(e), cleanupCommand(e), ipamCommand(e), nodeCommand(e),
-		statusCommand(e), servicesCommand(e), traceCommand(e), versionCommand(e))
+		statusCommand(e), servicesCommand(e), traceCommand(e), doctorCommand(e), versionCommand(e))
 
 	err := root.ExecuteContext(ctx)
 	var usage usageError

@@ -52,6 +52,7 @@ func TestUsageErrors(t *testing.T) {
 		{"trace --from 10.244.1.5 --to [fd00::1]:53", `--from 10.244.1.5 --to [fd00::1]:53: one is IPv4, the other IPv6`},
 		{"services a b", `argument "b": 'fairlead services' takes one Service`},
 		{"services -o xml", `--output "xml": allowed are table, wide, json, yaml`},
+		{"doctor -o xml", `--output "xml": allowed are table, json, yaml`},
 		{"status -o wide", `--output "wide": allowed are table, json, yaml`},
 		{"cleanup --mode ipvs", `--mode "ipvs": allowed is iptables`},
 	}

@@ -1,0 +1,155 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/fairlead/fairlead/e2e/netns"
+)
+
+// wellNode has the files of a node with which all is well.
+func wellNode() fstest.MapFS {
+	root := fstest.MapFS{}
+	for path, text := range map[string]string{
+		"proc/sys/net/ipv4/ip_forward":                 "1\n",
+		"proc/sys/net/ipv6/conf/all/forwarding":        "1\n",
+		"proc/sys/net/ipv4/conf/all/rp_filter":         "0\n",
+		"proc/sys/net/ipv4/conf/eth0/rp_filter":        "2\n",
+		"proc/sys/net/bridge/bridge-nf-call-iptables":  "1\n",
+		"proc/sys/net/bridge/bridge-nf-call-ip6tables": "1\n",
+		"proc/sys/net/netfilter/nf_conntrack_count":    "10\n",
+		"proc/sys/net/netfilter/nf_conntrack_max":      "100\n",
+		"proc/self/mounts":                             "none /sys/fs/cgroup cgroup2 rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n",
+		"proc/thread-self/net/ip_tables_names":         "nat\n",
+		"sys/kernel/btf/vmlinux":                       "",
+		"etc/cni/net.d/10-fairlead.conflist":           "{}",
+		"etc/cni/net.d/50-other.conflist":              "{}",
+		"etc/cni/net.d/README":                         "",
+		"proc/sys/net/ipv4/conf/default/rp_filter":     "1\n",
+		"proc/sys/net/ipv4/conf/lo/rp_filter":          "1\n",
+	} {
+		root[path] = &fstest.MapFile{Data: []byte(text)}
+	}
+	return root
+}
+
+// Every trouble is found, and is the only one that is.
+func TestLook(t *testing.T) {
+	tests := map[string]struct {
+		set  map[string]string // file → text; "-" removes it
+		says map[string]string // command line → output
+		want []string          // check and state, with a part of what is said
+	}{
+		"all is well":            {},
+		"no forwarding":          {set: map[string]string{"proc/sys/net/ipv4/ip_forward": "0\n"}, want: []string{"forwarding bad net/ipv4/ip_forward is 0"}},
+		"no forwarding, IPv6":    {set: map[string]string{"proc/sys/net/ipv6/conf/all/forwarding": "0\n"}, want: []string{"forwarding bad net/ipv6/conf/all/forwarding is 0"}},
+		"no IPv6":                {set: map[string]string{"proc/sys/net/ipv6/conf/all/forwarding": "-"}},
+		"strict filter":          {set: map[string]string{"proc/sys/net/ipv4/conf/eth0/rp_filter": "1\n"}, want: []string{"reverse path filter warning strict (1) on eth0"}},
+		"loose for all":          {set: map[string]string{"proc/sys/net/ipv4/conf/eth0/rp_filter": "1\n", "proc/sys/net/ipv4/conf/all/rp_filter": "2\n"}},
+		"no br_netfilter":        {set: map[string]string{"proc/sys/net/bridge/bridge-nf-call-iptables": "-", "proc/sys/net/bridge/bridge-nf-call-ip6tables": "-"}, want: []string{"bridge netfilter warning br_netfilter is not loaded"}},
+		"bridges are not seen":   {set: map[string]string{"proc/sys/net/bridge/bridge-nf-call-iptables": "0\n"}, want: []string{"bridge netfilter bad bridge-nf-call-iptables is 0"}},
+		"nearly full":            {set: map[string]string{"proc/sys/net/netfilter/nf_conntrack_count": "80\n"}, want: []string{"connection tracking warning 80 of 100"}},
+		"no BTF":                 {set: map[string]string{"sys/kernel/btf/vmlinux": "-"}, want: []string{"eBPF warning BTF"}},
+		"nothing mounted":        {set: map[string]string{"proc/self/mounts": "proc /proc proc rw 0 0\n"}, want: []string{"eBPF warning no cgroup v2", "eBPF warning no BPF file system"}},
+		"another configuration":  {set: map[string]string{"etc/cni/net.d/05-cilium.conflist": "{}"}, want: []string{"other CNI configurations bad takes 05-cilium.conflist"}},
+		"not our pods":           {set: map[string]string{"etc/cni/net.d/10-fairlead.conflist": "-"}},
+		"kube-proxy's rules":     {says: map[string]string{"iptables-nft-save -t nat": "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-X - [0:0]\nCOMMIT\n"}, want: []string{"other proxies bad 2 chains of kube-proxy (iptables-nft-save)"}},
+		"kube-proxy's old rules": {says: map[string]string{"iptables-legacy-save -t nat": "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"}, want: []string{"other proxies bad 1 chains of kube-proxy (iptables-legacy-save)"}},
+		"kube-proxy's nft table": {says: map[string]string{"nft list table ip kube-proxy": "table ip kube-proxy {}\n"}, want: []string{"other proxies bad nftables table ip kube-proxy"}},
+		"only kubelet's chains":  {says: map[string]string{"iptables-nft-save -t nat": "*nat\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			root := wellNode()
+			for path, text := range tt.set {
+				if delete(root, path); text != "-" {
+					root[path] = &fstest.MapFile{Data: []byte(text)}
+				}
+			}
+			found := inEmptyNamespace(t, Node{Root: root, ConfDir: "/etc/cni/net.d", Output: says(tt.says)})
+			compare(t, tt.want, found)
+		})
+	}
+}
+
+// inEmptyNamespace looks where there are no links but lo. The machine's clock is
+// not a test's to know.
+func inEmptyNamespace(t *testing.T, n Node) []Finding {
+	t.Helper()
+	var found []Finding
+	err := netns.NewT(t).Do(func() error {
+		found = Look(t.Context(), n)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(found, func(f Finding) bool { return f.State == Well || f.Check == "clock" })
+}
+
+func says(outputs map[string]string) func(context.Context, string, ...string) ([]byte, error) {
+	return func(_ context.Context, name string, args ...string) ([]byte, error) {
+		line := strings.Join(append([]string{name}, args...), " ")
+		if text, ok := outputs[line]; ok {
+			return []byte(text), nil
+		}
+		return nil, errors.New("no such table")
+	}
+}
+
+// compare checks that each finding is one that is wanted, in this order, and can
+// be acted on.
+func compare(t *testing.T, want []string, found []Finding) {
+	t.Helper()
+	if len(found) != len(want) {
+		t.Fatalf("found %+v, want %q", found, want)
+	}
+	for i, f := range found {
+		prefix := f.Check + " " + string(f.State) + " "
+		what, ok := strings.CutPrefix(want[i], prefix)
+		if !ok || !strings.Contains(f.What, what) || f.Why == "" || f.Mend == "" {
+			t.Errorf("found %+v, want %q", f, want[i])
+		}
+	}
+}
+
+// A bridge of pods whose packets are larger than the tunnel's.
+func TestMTU(t *testing.T) {
+	ns := netns.NewT(t)
+	for _, command := range []string{
+		"link add fairlead-vx4 mtu 1450 type vxlan id 1 dstport 4789",
+		"link add cni0 type bridge", "link add docker0 type bridge",
+		"link add pod type veth peer name pod0", "link set pod master cni0",
+	} {
+		ns.RunT(t, "ip", strings.Fields(command)...)
+	}
+	look := func() (found []Finding) {
+		if err := ns.Do(func() error { found = mtu(t.Context(), Node{}); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	if found := look(); len(found) != 1 || found[0].State != Warning || !strings.Contains(found[0].What, "MTU 1500 of cni0, but 1450") {
+		t.Errorf("found %+v", found)
+	}
+	ns.RunT(t, "ip", "link", "set", "cni0", "mtu", "1450")
+	if found := look(); Worst(found) != Well {
+		t.Errorf("found %+v", found)
+	}
+}
+
+func TestWorst(t *testing.T) {
+	for want, states := range map[State][]State{Well: {Well}, Warning: {Well, Warning}, Bad: {Bad, Warning}} {
+		var found []Finding
+		for _, s := range states {
+			found = append(found, Finding{State: s})
+		}
+		if got := Worst(found); got != want {
+			t.Errorf("worst of %v: %s", states, got)
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func trim(text []byte) string { return strings.TrimSpace(string(text)) }
+
+// mendSysctl is the command that sets a setting.
+func mendSysctl(name, value string) string {
+	return fmt.Sprintf("sysctl -w %s=%s", strings.ReplaceAll(name, "/", "."), value)
+}
+
+func forwarding(_ context.Context, n Node) []Finding {
+	var found []Finding
+	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		if n.sysctl(name) == "0" {
+			found = append(found, Finding{
+				State: Bad, What: name + " is 0",
+				Why:  "the kernel passes no packets on between pods, other nodes and the outside",
+				Mend: mendSysctl(name, "1"),
+			})
+		}
+	}
+	return wellUnless(found, "packets are passed on")
+}
+
+// reversePath looks for the strict filter (RFC 3704). The kernel takes the greater
+// of the value of a link and that of all.
+func reversePath(_ context.Context, n Node) []Finding {
+	const conf = "net/ipv4/conf"
+	var strict []string
+	entries, _ := fs.ReadDir(n.Root, "proc/sys/"+conf)
+	all := n.sysctl(conf + "/all/rp_filter")
+	for _, e := range entries {
+		name := e.Name()
+		if name == "all" || name == "default" || name == "lo" {
+			continue
+		}
+		if max(all, n.sysctl(conf+"/"+name+"/rp_filter")) == "1" {
+			strict = append(strict, name)
+		}
+	}
+	if len(strict) == 0 {
+		return well("no link drops packets for the way they came")
+	}
+	return []Finding{{
+		State: Warning, What: "rp_filter is strict (1) on " + some(strict),
+		Why:  "packets are dropped that come in by another link than the one by which they would be answered: of macvlan pods, of tunnels, of nodes with several links",
+		Mend: "sysctl -w net.ipv4.conf.all.rp_filter=2 (loose; or 0, and in /etc/sysctl.d to last)",
+	}}
+}
+
+// bridgeNetfilter matters for pods behind one bridge, of which one answers the
+// other directly: without it the answer does not pass through connection tracking,
+// which alone knows the virtual IP.
+func bridgeNetfilter(_ context.Context, n Node) []Finding {
+	const why = "of two pods behind one bridge neither reaches the other by a virtual IP (in mode iptables)"
+	if !n.exists("proc/sys/net/bridge") {
+		return []Finding{{
+			State: Warning, What: "the kernel module br_netfilter is not loaded", Why: why,
+			Mend: "modprobe br_netfilter; echo br_netfilter >/etc/modules-load.d/fairlead.conf",
+		}}
+	}
+	var found []Finding
+	for _, name := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
+		if n.sysctl(name) == "0" {
+			found = append(found, Finding{State: Bad, What: name + " is 0", Why: why, Mend: mendSysctl(name, "1")})
+		}
+	}
+	return wellUnless(found, "what bridges pass on is tracked")
+}
+
+// full is how much of the table of connections may be in use.
+const full = 0.8
+
+func connectionTracking(_ context.Context, n Node) []Finding {
+	count, err := strconv.Atoi(n.sysctl("net/netfilter/nf_conntrack_count"))
+	limit, err2 := strconv.Atoi(n.sysctl("net/netfilter/nf_conntrack_max"))
+	if err != nil || err2 != nil || limit == 0 {
+		return nil // not in use
+	}
+	state := fmt.Sprintf("%d of %d connections", count, limit)
+	if float64(count) < full*float64(limit) {
+		return well(state)
+	}
+	return []Finding{{
+		State: Warning, What: state,
+		Why:  "when the table is full, new connections are dropped",
+		Mend: mendSysctl("net/netfilter/nf_conntrack_max", strconv.Itoa(2*limit)),
+	}}
+}
+
+// ebpf says what mode ebpf has to do without. No mode is chosen by it: the proxy
+// tries.
+func ebpf(_ context.Context, n Node) []Finding {
+	var found []Finding
+	missing := func(what, mend string) {
+		found = append(found, Finding{State: Warning, What: what, Why: "mode ebpf does not work (mode iptables does)", Mend: mend})
+	}
+	mounts := n.read("proc/self/mounts")
+	if !n.exists("sys/kernel/btf/vmlinux") {
+		missing("the kernel does not describe its types (BTF)", "use a kernel that is built with CONFIG_DEBUG_INFO_BTF")
+	}
+	if !mounted(mounts, "cgroup2") {
+		missing("no cgroup v2 file system is mounted", "mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1")
+	}
+	if !mounted(mounts, "bpf") {
+		found = append(found, Finding{
+			State: Warning, What: "no BPF file system is mounted",
+			Why:  "mode ebpf mounts one itself, which a proxy in a container loses when it ends",
+			Mend: "mount -t bpf bpf /sys/fs/bpf",
+		})
+	}
+	return wellUnless(found, "types, cgroup v2 and the BPF file system are there")
+}
+
+// mounted looks for a file system type in /proc/mounts.
+func mounted(mounts, fstype string) bool {
+	for line := range strings.Lines(mounts) {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[2] == fstype {
+			return true
+		}
+	}
+	return false
+}
+
+// clock looks whether something keeps the clock right: certificates and leases of
+// the API depend on it.
+func clock(context.Context, Node) []Finding {
+	var t unix.Timex
+	if _, err := unix.Adjtimex(&t); err != nil || t.Status&unix.STA_UNSYNC == 0 {
+		return well("kept right")
+	}
+	return []Finding{{
+		State: Warning, What: "the kernel says that nothing keeps the clock right",
+		Why:  "certificates of the API server are refused when it runs away",
+		Mend: "install and start chrony or systemd-timesyncd",
+	}}
+}
+
+// some names a few and counts the rest.
+func some(names []string) string {
+	const few = 4
+	if len(names) <= few {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+}
