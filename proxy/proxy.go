@@ -9,7 +9,10 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,9 +46,20 @@ type Observer interface {
 	News(news watch.News)
 	// Synced: the kernel was told something, or did not take it.
 	Synced(r Round)
-	// UpToDate: there is nothing that the kernel does not have. So many claims of
-	// Services are lost to others.
-	UpToDate(conflicts int)
+	// UpToDate: there is nothing that the kernel does not have, but for what cannot
+	// be served.
+	UpToDate(left LeftOut)
+}
+
+// LeftOut is how much cannot be served.
+type LeftOut struct {
+	Conflicts   int // claims of Services that are lost to others
+	Quarantined int // Services that the kernel does not take
+}
+
+// Events tell users of the cluster, beside an object of it, what is wrong with it.
+type Events interface {
+	Warn(o watch.Object, reason, message string)
 }
 
 // Round is one Sync of the backend.
@@ -81,9 +95,11 @@ type Proxy struct {
 
 	Observers    []Observer
 	HealthChecks HealthChecks // nil: nobody asks
+	Events       Events       // nil: nobody is told
 
-	reading  sync.RWMutex              // guards what Resolver knows, for View
-	reported map[service.Conflict]bool // conflicts that were logged and last
+	reading     sync.RWMutex              // guards what Resolver knows, for View
+	reported    map[service.Conflict]bool // conflicts that were logged and last
+	quarantined map[service.Name]bool     // Services of which the same is true
 }
 
 // Run serves until ctx ends, which is no error, or the source fails. What the
@@ -114,7 +130,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 		switch {
 		case synced:
 			retry = lookEvery
-			p.tell(func(o Observer) { o.UpToDate(len(p.reported)) })
+			p.reportServed()
+			p.tell(func(o Observer) { o.UpToDate(LeftOut{len(p.reported), len(p.quarantined)}) })
 			p.syncHealthChecks(ctx)
 		case ctx.Err() != nil:
 			return nil
@@ -131,6 +148,13 @@ func (p *Proxy) apply(u service.Update) service.Change {
 	p.reading.Lock()
 	defer p.reading.Unlock()
 	return p.Resolver.Apply(u)
+}
+
+// quarantine takes Services out while nobody reads.
+func (p *Proxy) quarantine(names []service.Name) service.Change {
+	p.reading.Lock()
+	defer p.reading.Unlock()
+	return p.Resolver.Quarantine(names...)
 }
 
 // View lets read see what the Resolver knows, from any goroutine. Nothing may be
@@ -154,25 +178,44 @@ func (p *Proxy) intact() bool {
 	return ok
 }
 
-// sync makes the kernel agree with the Table and says whether it does.
+// sync makes the kernel agree with the Table and says whether it does. Services
+// that the kernel does not take are no reason not to serve the others.
 func (p *Proxy) sync(ctx context.Context, change service.Change) bool {
+	for {
+		err := p.syncOnce(ctx, change)
+		var refused *service.RefusedError
+		if !errors.As(err, &refused) || ctx.Err() != nil {
+			return err == nil && ctx.Err() == nil
+		}
+		change = p.quarantine(slices.Collect(maps.Keys(refused.Services)))
+		if change.Empty() { // refused for what is not in the Table
+			return false
+		}
+		p.reportRefused(refused)
+	}
+}
+
+func (p *Proxy) syncOnce(ctx context.Context, change service.Change) error {
 	t := p.Resolver.Table()
 	started := time.Now()
 	err := p.Backend.Sync(ctx, t, change)
 	took := time.Since(started)
 	if ctx.Err() != nil {
-		return false
+		return ctx.Err()
 	}
 	p.tell(func(o Observer) {
 		o.Synced(Round{Table: t, Change: change, Took: took, Err: err})
 	})
+	if refused := (*service.RefusedError)(nil); errors.As(err, &refused) {
+		return err
+	}
 	if err != nil {
 		p.Log.Error("sync failed, will be tried again", "error", err)
-		return false
+		return err
 	}
 	p.Log.Info("synced", "frontends", len(t.Frontends), "pools", len(t.Pools),
 		"frontends_changed", len(change.Frontends), "pools_changed", len(change.Pools), "took", took)
-	return true
+	return nil
 }
 
 // syncHealthChecks is called again and again: a port that another program holds
@@ -205,36 +248,4 @@ func (p *Proxy) next(ctx context.Context, wait time.Duration, first bool) (watch
 		return watch.News{}, nil
 	}
 	return news, err
-}
-
-// reportProblems logs what the source could not use, each thing once.
-func (p *Proxy) reportProblems(news watch.News) {
-	for _, problem := range news.Problems {
-		if problem.Note {
-			p.Log.Info("not used", "what", problem)
-		} else {
-			p.Log.Error("left out", "problem", problem)
-		}
-	}
-	for _, problem := range news.Mended {
-		p.Log.Info("mended", "problem", problem)
-	}
-}
-
-// reportConflicts logs each conflict when it begins and when it ends.
-func (p *Proxy) reportConflicts() {
-	now := map[service.Conflict]bool{}
-	for _, c := range p.Resolver.Conflicts() {
-		now[c] = true
-		if !p.reported[c] {
-			p.Log.Warn("two Services claim one destination; the older has it",
-				"destination", c.Key, "winner", c.Winner, "loser", c.Loser)
-		}
-	}
-	for c := range p.reported {
-		if !now[c] {
-			p.Log.Info("two Services no longer claim one destination", "destination", c.Key, "loser", c.Loser)
-		}
-	}
-	p.reported = now
 }

@@ -36,9 +36,10 @@ func (s script) Next(ctx context.Context) (watch.News, error) {
 // recorder is a Backend that notes when it was asked for what, and fails on
 // demand.
 type recorder struct {
-	start time.Time
-	fail  int
-	calls []call
+	start  time.Time
+	fail   int
+	calls  []call
+	refuse service.Name // as long as the Table has it
 	// flushedAt is when somebody removes the rules; 0: never.
 	flushedAt time.Duration
 }
@@ -54,6 +55,11 @@ func (r *recorder) Sync(_ context.Context, t *service.Table, change service.Chan
 	if r.fail > 0 {
 		r.fail--
 		return errors.New("kernel says no")
+	}
+	for _, f := range t.Frontends {
+		if f.Origin.Service == r.refuse {
+			return fmt.Errorf("wrapped: %w", &service.RefusedError{Services: map[service.Name]error{r.refuse: errors.New("bad rule")}})
+		}
 	}
 	return nil
 }
@@ -75,7 +81,7 @@ func (o *observed) News(watch.News) { o.words = append(o.words, "news") }
 func (o *observed) Synced(r Round) {
 	o.words = append(o.words, fmt.Sprintf("synced %d, error %v", len(r.Table.Frontends), r.Err))
 }
-func (o *observed) UpToDate(int) { o.words = append(o.words, "up to date") }
+func (o *observed) UpToDate(LeftOut) { o.words = append(o.words, "up to date") }
 
 func oneService(name string) service.Update {
 	n := service.Name{Namespace: "default", Name: name}
@@ -248,5 +254,94 @@ func TestConflictIsLoggedOnce(t *testing.T) {
 		if strings.Count(log, want) != 1 {
 			t.Errorf("want once: %s\nlog:\n%s", want, log)
 		}
+	}
+}
+
+// told are the Events of a test.
+type told []string
+
+func (e *told) Warn(o watch.Object, reason, message string) {
+	*e = append(*e, fmt.Sprintf("%s %s: %s", o, reason, message))
+}
+
+// A Service that the kernel does not take is left out at once, the others are
+// served; it is tried again when it changes.
+func TestRefusedService(t *testing.T) {
+	var logged bytes.Buffer
+	var events told
+	var left []int
+	backend := &recorder{refuse: service.Name{Namespace: "default", Name: "bad"}}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		source := make(script)
+		backend.start = time.Now()
+		p := Proxy{
+			Source: source, Resolver: service.NewResolver(service.Config{}), Backend: backend, Events: &events,
+			Log: slog.New(slog.NewTextHandler(&logged, nil)), Observers: []Observer{counted{&left}},
+		}
+		ended := make(chan error)
+		go func() { ended <- p.Run(ctx) }()
+		source <- oneService("bad")
+		other := oneService("other")
+		for _, svc := range other.Services {
+			svc.ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.0.2")}
+		}
+		source <- other
+		backend.refuse = service.Name{}
+		bad := oneService("bad")
+		for _, svc := range bad.Services {
+			svc.Created = time.Unix(1, 0)
+		}
+		source <- bad
+		synctest.Wait()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	want := []call{{0, 1, 1}, {0, 0, 1}, {0, 1, 1}, {0, 2, 1}}
+	if diff := cmp.Diff(want, backend.calls); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]int{1, 1, 0}, left); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(told{"Service default/bad RefusedByKernel: not served until it changes: bad rule"}, events); diff != "" {
+		t.Error(diff)
+	}
+	for _, want := range []string{"the kernel does not take a Service", "out of quarantine"} {
+		if strings.Count(logged.String(), want) != 1 {
+			t.Errorf("want once: %s\nlog:\n%s", want, &logged)
+		}
+	}
+}
+
+// counted notes how many Services are in quarantine.
+type counted struct{ quarantined *[]int }
+
+func (counted) News(watch.News)         {}
+func (counted) Synced(Round)            {}
+func (c counted) UpToDate(left LeftOut) { *c.quarantined = append(*c.quarantined, left.Quarantined) }
+
+// Objects that are wrong and Services that lose to others hear of it.
+func TestEvents(t *testing.T) {
+	var events told
+	p := Proxy{Resolver: service.NewResolver(service.Config{}), Events: &events, Log: slog.New(slog.DiscardHandler)}
+	web := watch.ServiceObject(service.Name{Namespace: "default", Name: "web"})
+	p.reportProblems(watch.News{Problems: []watch.Problem{
+		{Object: web, Field: "spec.ports[0].port", Message: "must be 1 to 65535"},
+		{Object: web, Message: "unused", Note: true},
+		{Message: "a file without an object"},
+	}})
+	p.Resolver.Apply(oneService("a"))
+	p.Resolver.Apply(oneService("b"))
+	p.reportConflicts()
+	p.reportConflicts()
+	want := told{
+		"Service default/web InvalidObject: left out by the service proxy: spec.ports[0].port: must be 1 to 65535",
+		"Service default/b AddressConflict: 10.96.0.1:80/tcp is not led to default/b: default/a, which is older, claims it too",
+	}
+	if diff := cmp.Diff(want, events); diff != "" {
+		t.Error(diff)
 	}
 }

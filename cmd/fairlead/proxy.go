@@ -96,7 +96,11 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 	for _, err := range backend.Missing() {
 		log.Warn("one address family is not served", "error", err)
 	}
-	p := proxy.Proxy{Source: source, Resolver: service.NewResolver(config), Backend: backend, Log: log}
+	events, err := openEvents(source, "fairlead-proxy", log)
+	if err != nil {
+		return err
+	}
+	p := proxy.Proxy{Source: source, Resolver: service.NewResolver(config), Backend: backend, Log: log, Events: events}
 	stop, err := f.observe(ctx, &p, config.NodeName)
 	if err != nil {
 		return err

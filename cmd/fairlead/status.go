@@ -90,6 +90,9 @@ func printStatus(w io.Writer, s inspect.Status, now time.Time) error {
 	for _, c := range s.Conflicts {
 		row("conflict", "%s", c)
 	}
+	for _, name := range s.Quarantined {
+		row("quarantined", "%s: the kernel does not take it; see the proxy's log", name)
+	}
 	for _, p := range s.Problems {
 		row("left out", "%s", p)
 	}

@@ -58,7 +58,7 @@ func (m *Monitor) News(news watch.News) {
 }
 
 // UpToDate is told that the kernel agrees with the Table.
-func (m *Monitor) UpToDate(int) {
+func (m *Monitor) UpToDate(proxy.LeftOut) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.waiting, m.synced = time.Time{}, m.now()

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/service"
 	"github.com/fairlead/fairlead/proxy/watch"
 )
@@ -38,35 +39,35 @@ func TestMonitor(t *testing.T) {
 	}{
 		{"has just started", func(*Monitor, *clock) {}, 200, 503, "true"},
 		{"never synced", func(_ *Monitor, c *clock) { c.pass(Late) }, 503, 503, "true"},
-		{"synced", func(m *Monitor, _ *clock) { m.UpToDate(0) }, 200, 200, "true"},
-		{"nothing new for long", func(m *Monitor, c *clock) { m.UpToDate(0); c.pass(time.Hour) }, 200, 200, "true"},
+		{"synced", func(m *Monitor, _ *clock) { m.UpToDate(proxy.LeftOut{}) }, 200, 200, "true"},
+		{"nothing new for long", func(m *Monitor, c *clock) { m.UpToDate(proxy.LeftOut{}); c.pass(time.Hour) }, 200, 200, "true"},
 		{"news waits", func(m *Monitor, c *clock) {
-			m.UpToDate(0)
+			m.UpToDate(proxy.LeftOut{})
 			m.News(watch.News{})
 			c.pass(Late - 1)
 		}, 200, 200, "true"},
-		{"news waits too long", func(m *Monitor, c *clock) { m.UpToDate(0); m.News(watch.News{}); c.pass(Late) }, 503, 503, "true"},
+		{"news waits too long", func(m *Monitor, c *clock) { m.UpToDate(proxy.LeftOut{}); m.News(watch.News{}); c.pass(Late) }, 503, 503, "true"},
 		{"more news does not make it younger", func(m *Monitor, c *clock) {
-			m.UpToDate(0)
+			m.UpToDate(proxy.LeftOut{})
 			m.News(watch.News{})
 			c.pass(Late - 1)
 			m.News(watch.News{})
 			c.pass(1)
 		}, 503, 503, "true"},
-		{"recovered", func(m *Monitor, c *clock) { c.pass(Late); m.UpToDate(0) }, 200, 200, "true"},
+		{"recovered", func(m *Monitor, c *clock) { c.pass(Late); m.UpToDate(proxy.LeftOut{}) }, 200, 200, "true"},
 		{"node leaves", func(m *Monitor, _ *clock) {
 			m.News(node(&service.Node{Leaving: true}))
-			m.UpToDate(0)
+			m.UpToDate(proxy.LeftOut{})
 		}, 200, 503, "false"},
-		{"node is gone", func(m *Monitor, _ *clock) { m.News(node(nil)); m.UpToDate(0) }, 200, 503, "false"},
+		{"node is gone", func(m *Monitor, _ *clock) { m.News(node(nil)); m.UpToDate(proxy.LeftOut{}) }, 200, 503, "false"},
 		{"node stays after all", func(m *Monitor, _ *clock) {
 			m.News(node(&service.Node{Leaving: true}))
 			m.News(node(&service.Node{}))
-			m.UpToDate(0)
+			m.UpToDate(proxy.LeftOut{})
 		}, 200, 200, "true"},
 		{"another node leaves", func(m *Monitor, _ *clock) {
 			m.News(watch.News{Update: service.Update{Nodes: map[string]*service.Node{"n2": nil}}})
-			m.UpToDate(0)
+			m.UpToDate(proxy.LeftOut{})
 		}, 200, 200, "true"},
 	}
 	for _, tt := range tests {
@@ -91,7 +92,7 @@ func TestMonitor(t *testing.T) {
 func TestStaleSourceIsTold(t *testing.T) {
 	m := NewMonitor("n1", time.Now)
 	m.Stale = func(time.Time) error { return errors.New("the watch is silent") }
-	m.UpToDate(0)
+	m.UpToDate(proxy.LeftOut{})
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/healthz", nil))
 	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"stale":"the watch is silent"`) {

@@ -49,7 +49,9 @@ type Status struct {
 	Backends  int `json:"backends"` // of all pools, one by one
 	// Conflicts are claims that were lost, Problems what is wrong with objects.
 	Conflicts []string `json:"conflicts,omitempty"`
-	Problems  []string `json:"problems,omitempty"`
+	// Quarantined are the Services that the kernel does not take.
+	Quarantined []string `json:"quarantined,omitempty"`
+	Problems    []string `json:"problems,omitempty"`
 }
 
 // Healthy says whether the node's Services are as they should be.
@@ -105,7 +107,7 @@ func (i *Inspector) Synced(r proxy.Round) {
 }
 
 // UpToDate implements proxy.Observer.
-func (i *Inspector) UpToDate(int) {
+func (i *Inspector) UpToDate(proxy.LeftOut) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.pending = false
@@ -127,6 +129,9 @@ func (i *Inspector) Status() Status {
 		}
 		for _, c := range r.Conflicts() {
 			s.Conflicts = append(s.Conflicts, c.String())
+		}
+		for _, name := range r.Quarantined() {
+			s.Quarantined = append(s.Quarantined, name.String())
 		}
 	})
 	return s

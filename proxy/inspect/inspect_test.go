@@ -78,7 +78,7 @@ func TestStatus(t *testing.T) {
 	wrong := watch.Problem{Field: "spec.ports[0].port", Message: "0: must be between 1 and 65535"}
 	i.News(watch.News{Problems: []watch.Problem{wrong}})
 	i.Synced(proxy.Round{Took: time.Millisecond})
-	i.UpToDate(1)
+	i.UpToDate(proxy.LeftOut{})
 	want := Status{
 		Facts: i.Facts, Synced: start.Add(time.Minute), Took: time.Millisecond,
 		Frontends: 1, Pools: 1, Backends: 1,

@@ -155,7 +155,7 @@ func (t tool) restore(ctx context.Context, s script) error {
 	}
 	_, err := run(ctx, s, t.restoreCmd, "--noflush", "-w", lockWait)
 	if err != nil {
-		return fmt.Errorf("write rules: %w%s", err, blamed(err, s))
+		return &failedScript{cause: err, script: s, line: blamed(err, s)}
 	}
 	return nil
 }
@@ -197,7 +197,8 @@ func (e *commandError) Unwrap() error { return e.cause }
 
 var lineNumber = regexp.MustCompile(`line:? (\d+)`)
 
-// blamed quotes the line of the script that a failed iptables-restore names.
+// blamed is the line of the script that a failed iptables-restore names. COMMIT is
+// no answer: what the kernel refuses at the end may be any line.
 func blamed(err error, s script) string {
 	var failed *commandError
 	if !errors.As(err, &failed) {
@@ -212,5 +213,8 @@ func blamed(err error, s script) string {
 	if err != nil || n < 1 || n > len(lines) {
 		return ""
 	}
-	return fmt.Sprintf(" (the line is: %s)", lines[n-1])
+	if lines[n-1] == "COMMIT" {
+		return ""
+	}
+	return lines[n-1]
 }

@@ -151,7 +151,8 @@ func (f *family) sync(ctx context.Context, t *service.Table, change service.Chan
 	var err error
 	switch {
 	case f.have == nil || change.Node || slices.ContainsFunc(change.Frontends, f.concernsKey):
-		err = f.become(ctx, Render(t, f.ipv6, f.opts))
+		want := Render(t, f.ipv6, f.opts)
+		err = f.explained(ctx, t, want, f.become(ctx, want))
 	case slices.ContainsFunc(change.Pools, f.concernsPool):
 		err = f.replacePools(ctx, t, change.Pools)
 	}
@@ -235,7 +236,7 @@ func (f *family) replacePools(ctx context.Context, t *service.Table, ids []servi
 	}
 	if err := f.restore(ctx, newScript(Ruleset{nat: have}, want)); err != nil {
 		f.have = nil
-		return err
+		return f.explained(ctx, t, want, err)
 	}
 	for chain := range have {
 		delete(f.have[nat], chain)

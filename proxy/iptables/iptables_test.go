@@ -1,11 +1,15 @@
 package iptables
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -232,27 +236,112 @@ func TestCleanupLeavesOthersAlone(t *testing.T) {
 	})
 }
 
-// What iptables-restore refuses changes nothing, the error quotes the line, and
-// the next Sync starts from what the kernel has.
+// What iptables-restore refuses changes nothing, the error names the Services and
+// quotes the line, and the next Sync starts from what the kernel has.
 func TestRefusedRules(t *testing.T) {
 	everyVariant(t, func(t *testing.T, n *node) {
 		good, bad := resolved(3, 1), resolved(3, 2)
 		n.mustSync(good, service.Change{})
-		for id := range bad.Pools {
-			pool := bad.Pools[id]
-			pool.Protocol = 0
-			bad.Pools[id] = pool
+		for id, pool := range bad.Pools {
+			if id.Service.Name == "s1" {
+				pool.Protocol = 0
+				bad.Pools[id] = pool
+			}
 		}
 		err := n.sync(bad, service.Change{Node: true})
-		if err == nil || !strings.Contains(err.Error(), "the line is: -A "+prefix+"P-") {
+		if got := refusedBy(err); !slices.Equal(got, []string{"default/s1"}) || !strings.Contains(err.Error(), "the line is: -A "+prefix+"P-") {
 			t.Errorf("error: %v", err)
-		}
-		if diff := cmp.Diff(rendered(good), n.ours()); diff != "" {
-			t.Errorf("(-before +after):\n%s", diff)
 		}
 		n.mustSync(resolved(3, 3), service.Change{})
 		if diff := cmp.Diff(rendered(resolved(3, 3)), n.ours()); diff != "" {
 			t.Errorf("after the mend (-rendered +kernel):\n%s", diff)
+		}
+	})
+}
+
+// refusedBy are the Services that an error names.
+func refusedBy(err error) []string {
+	var refused *service.RefusedError
+	if !errors.As(err, &refused) {
+		return nil
+	}
+	var out []string
+	for _, name := range slices.SortedFunc(maps.Keys(refused.Services), service.Name.Compare) {
+		out = append(out, name.String())
+	}
+	return out
+}
+
+// Some things only the kernel refuses, and at the end: here that more packets are
+// to be remembered than it can, of Services with an affinity of four hours. Those
+// are found among many, in a first Sync and when only they change, and with them
+// out of the way all is as it should be.
+func TestRefusedByTheKernel(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		sticky := func(affinity map[string]time.Duration) *service.Table {
+			table := resolved(40, 2)
+			for id, pool := range table.Pools {
+				pool.Affinity = affinity[id.Service.Name]
+				table.Pools[id] = pool
+			}
+			return table
+		}
+		for _, f := range n.backend.families {
+			f.restoreCmd = wrapped(t, "sed 's/--seconds 14400 /&--hitcount 70000 /'", f.restoreCmd)
+		}
+		for _, change := range []service.Change{{}, {Node: true}} {
+			culprits := map[string]time.Duration{"s4": 4 * time.Hour, "s24": 4 * time.Hour, "s36": time.Hour}
+			table := sticky(culprits)
+			found := map[string]bool{}
+			for len(found) < 3 { // both at once, or one by one where lines are named
+				refused := refusedBy(n.sync(table, change))
+				if len(refused) == 0 {
+					break
+				}
+				for _, name := range refused {
+					found[name] = true
+					delete(culprits, strings.TrimPrefix(name, "default/"))
+				}
+				table = sticky(culprits)
+			}
+			if diff := cmp.Diff([]string{"default/s24", "default/s4"}, slices.Sorted(maps.Keys(found))); diff != "" {
+				t.Error(diff)
+			}
+			n.mustSync(table, change)
+			if diff := cmp.Diff(rendered(table), n.ours()); diff != "" {
+				t.Errorf("without them (-rendered +kernel):\n%s", diff)
+			}
+		}
+		table := sticky(map[string]time.Duration{"s4": 4 * time.Hour})
+		for id := range table.Pools { // one pool alone
+			if id.Service.Name == "s4" && !id.IPv6 {
+				err := n.sync(table, service.Change{Pools: []service.PoolID{id}})
+				if got := refusedBy(err); !slices.Equal(got, []string{"default/s4"}) {
+					t.Errorf("change of one pool: %v", err)
+				}
+			}
+		}
+	})
+}
+
+// wrapped is a command to whose input something is done before.
+func wrapped(t *testing.T, filter, command string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), filepath.Base(command))
+	if err := os.WriteFile(path, fmt.Appendf(nil, "#!/bin/sh\n%s | %s \"$@\"\n", filter, command), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A failure that is no Service's fault names none.
+func TestFailureOfNobody(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		for _, f := range n.backend.families {
+			f.restoreCmd = "/bin/false"
+		}
+		if err := n.sync(resolved(3, 1), service.Change{}); err == nil || refusedBy(err) != nil {
+			t.Errorf("error: %v", err)
 		}
 	})
 }

@@ -28,6 +28,7 @@ type Metrics struct {
 
 	frontends, pools    prometheus.Gauge
 	conflicts, problems prometheus.Gauge
+	quarantined         prometheus.Gauge
 }
 
 // New returns the metrics of a proxy of that version in that mode.
@@ -48,6 +49,7 @@ func New(version, mode string) *Metrics {
 	m.frontends = gauge("fairlead_frontends", "Destinations that are Services'.")
 	m.pools = gauge("fairlead_pools", "Sets of backends that take turns.")
 	m.conflicts = gauge("fairlead_conflicts", "Destinations that a Service claims in vain because an older one has them.")
+	m.quarantined = gauge("fairlead_quarantined", "Services that the kernel does not take, which are not served.")
 	m.problems = gauge("fairlead_problems", "Things that are wrong with objects, which are left out.")
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "fairlead_build_info", Help: "1, with the version and the mode as labels.",
@@ -55,7 +57,7 @@ func New(version, mode string) *Metrics {
 	})
 	info.Set(1)
 	r.MustRegister(m.syncDuration, m.lastSynced, m.lastQueued, m.failures, m.serviceEvents, m.sliceEvents,
-		m.frontends, m.pools, m.conflicts, m.problems, info)
+		m.frontends, m.pools, m.conflicts, m.quarantined, m.problems, info)
 	return m
 }
 
@@ -106,6 +108,9 @@ func (m *Metrics) Synced(r proxy.Round) {
 }
 
 // UpToDate implements proxy.Observer.
-func (m *Metrics) UpToDate(conflicts int) { m.conflicts.Set(float64(conflicts)) }
+func (m *Metrics) UpToDate(left proxy.LeftOut) {
+	m.conflicts.Set(float64(left.Conflicts))
+	m.quarantined.Set(float64(left.Quarantined))
+}
 
 func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }

@@ -51,13 +51,14 @@ func TestMetrics(t *testing.T) {
 	m.Synced(proxy.Round{Table: table, Err: errors.New("no"), Took: time.Millisecond})
 	m.Synced(proxy.Round{Table: table, Took: time.Millisecond})
 	m.News(watch.News{Mended: []watch.Problem{bad}})
-	m.UpToDate(3)
+	m.UpToDate(proxy.LeftOut{Conflicts: 3, Quarantined: 2})
 	want := []string{
 		`fairlead_build_info{mode="iptables",version="v1"} 1`,
 		"fairlead_conflicts 3",
 		"fairlead_frontends 2",
 		"fairlead_pools 1",
 		"fairlead_problems 1",
+		"fairlead_quarantined 2",
 		"fairlead_sync_failures_total 1",
 		"kubeproxy_sync_proxy_rules_duration_seconds_count 2",
 		"kubeproxy_sync_proxy_rules_endpoint_changes_total 2",

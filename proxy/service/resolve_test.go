@@ -371,3 +371,34 @@ func differences(a, b *Table) Change {
 	slices.SortFunc(c.Pools, PoolID.Compare)
 	return c
 }
+
+// A Service in quarantine is out of the Table until something of it changes.
+func TestQuarantine(t *testing.T) {
+	svc, slice := webService(), webSlice("a", ready("10.244.1.2"))
+	r := resolver([]*Service{svc}, []*Slice{slice})
+	key := Key{vip4, 80, TCP}
+	if c := r.Quarantine(Name{"default", "nobody"}); !c.Empty() {
+		t.Errorf("of a Service that is none: %+v", c)
+	}
+	if c := r.Quarantine(web); !slices.Contains(c.Frontends, key) || len(c.Pools) == 0 {
+		t.Errorf("change: %+v", c)
+	}
+	if c := r.Quarantine(web); !c.Empty() {
+		t.Errorf("twice: %+v", c)
+	}
+	if len(r.Table().Frontends) > 0 || len(r.Table().Pools) > 0 || !slices.Equal(r.Quarantined(), []Name{web}) {
+		t.Errorf("in quarantine: %v %v, %v", r.Table().Frontends, r.Table().Pools, r.Quarantined())
+	}
+	if c := r.Apply(Update{Nodes: map[string]*Node{"other": node()}}); !c.Empty() {
+		t.Errorf("another object: %+v", c)
+	}
+	c := r.Apply(Update{Slices: map[Name]*Slice{slice.Name: webSlice("a", ready("10.244.1.3"))}})
+	if !slices.Contains(c.Frontends, key) || len(r.Quarantined()) > 0 {
+		t.Errorf("after a change: %+v, %v", c, r.Quarantined())
+	}
+	r.Quarantine(web)
+	r.Apply(Update{Services: map[Name]*Service{web: nil}})
+	if len(r.Quarantined()) > 0 {
+		t.Errorf("gone: %v", r.Quarantined())
+	}
+}

@@ -55,8 +55,10 @@ type Resolver struct {
 	// winner first; clashing are the Services whose own ports clash.
 	contested map[Key][]claim
 	clashing  map[Name]bool
-	zone      string // of this node
-	table     Table
+	// quarantined Services contribute nothing.
+	quarantined map[Name]bool
+	zone        string // of this node
+	table       Table
 }
 
 // part is what a Service contributes to the Table, by its keys: the rest is in the
@@ -91,6 +93,8 @@ func NewResolver(config Config) *Resolver {
 		parts:     map[Name]part{},
 		contested: map[Key][]claim{},
 		clashing:  map[Name]bool{},
+
+		quarantined: map[Name]bool{},
 		table: Table{
 			Frontends:          map[Key]Frontend{},
 			Pools:              map[PoolID]Pool{},
@@ -141,15 +145,23 @@ func (r *Resolver) Apply(u Update) Change {
 			dirty[name] = true
 		}
 	}
+	for name := range dirty {
+		delete(r.quarantined, name)
+	}
+	change := r.replaceAll(dirty)
+	change.Node = node
+	return change
+}
+
+// replaceAll resolves Services anew.
+func (r *Resolver) replaceAll(dirty map[Name]bool) Change {
 	d := differ{frontends: map[Key]bool{}, pools: map[PoolID]bool{}, checks: map[Name]bool{}}
 	for name := range dirty {
 		r.replace(name, &d)
 	}
 	return Change{
-		Frontends: slices.SortedFunc(maps.Keys(d.frontends), Key.Compare),
-		Pools:     slices.SortedFunc(maps.Keys(d.pools), PoolID.Compare),
-		Node:      node,
-
+		Frontends:    slices.SortedFunc(maps.Keys(d.frontends), Key.Compare),
+		Pools:        slices.SortedFunc(maps.Keys(d.pools), PoolID.Compare),
 		HealthChecks: slices.SortedFunc(maps.Keys(d.checks), Name.Compare),
 	}
 }
@@ -241,10 +253,11 @@ type differ struct {
 	checks    map[Name]bool
 }
 
-// resolved are the rows of a Service; none if there is none.
+// resolved are the rows of a Service; none if there is none, or it is in
+// quarantine.
 func (r *Resolver) resolved(name Name) rows {
 	svc, ok := r.services[name]
-	if !ok {
+	if !ok || r.quarantined[name] {
 		return rows{}
 	}
 	return resolve(svc, r.slices[name], r.here())

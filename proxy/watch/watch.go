@@ -102,6 +102,9 @@ type Object struct {
 	Name service.Name // of a Node: without a namespace
 }
 
+// ServiceObject is the Service of that name.
+func ServiceObject(name service.Name) Object { return Object{Kind: kindService, Name: name} }
+
 func (o Object) String() string {
 	switch {
 	case o.Name.Name == "":
