@@ -2,16 +2,16 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
-	"net/netip"
-	"slices"
+	"net/http/pprof"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/kube-proxy/config/v1alpha1"
 
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/health"
@@ -24,13 +24,15 @@ import (
 
 // proxyFlags are the flags of 'fairlead proxy' as given.
 type proxyFlags struct {
-	nodeName     string
-	clusterCIDRs []string
-	nodePorts    []string
-	logFormat    string
-	healthAddr   string
-	metricsAddr  string
-	inspectAt    string
+	config    string // file of kube-proxy's
+	kube      kubeProxy
+	nodeName  string
+	logFormat string
+	inspectAt string
+	// rangesOnNodePorts is what kube-proxy does not have.
+	rangesOnNodePorts bool
+	notes             []setting // what was given and means nothing here
+	aliases
 	sourceFlags
 	backendFlags
 }
@@ -49,41 +51,73 @@ func (f *backendFlags) register(cmd *cobra.Command) {
 }
 
 func proxyCommand(e env) *cobra.Command {
-	var f proxyFlags
+	f := proxyFlags{kube: kubeProxyDefaults()}
 	cmd := &cobra.Command{
 		Use:   "proxy",
 		Short: "Make the Services of the cluster work on this node",
 		Long: `Watches Services, EndpointSlices and Nodes and programs the kernel so that flows
 to a Service reach its endpoints in turn. It runs until SIGTERM or SIGINT; what it
-has programmed stays and goes on working ('fairlead cleanup' removes it).`,
+has programmed stays and goes on working ('fairlead cleanup' removes it).
+
+It takes kube-proxy's configuration file and kube-proxy's flags. What they have that
+means nothing here is accepted, and said in the log. With a file, as with kube-proxy,
+flags of the same meaning do not count, but --hostname-override does. The file is
+watched: the proxy goes over to what it says anew without a gap.`,
 		Example: `  fairlead proxy --kubeconfig /etc/fairlead/kubeconfig
+  fairlead proxy --config /var/lib/kube-proxy/config.conf
   fairlead proxy --manifests /etc/fairlead/services --node-name node-1`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runProxy(cmd.Context(), e, f)
+			return runProxy(cmd, e, f)
 		},
 	}
+	cmd.Flags().StringVar(&f.config, "config", "", "kube-proxy's configuration file (KubeProxyConfiguration, v1alpha1)")
 	cmd.Flags().StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name in lower case)")
-	cmd.Flags().StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "ranges of all pods of the cluster (default: the pod CIDRs of this node's Node object)")
-	cmd.Flags().StringSliceVar(&f.nodePorts, "nodeport-addresses", []string{"primary"}, `which of the node's addresses node ports are on: ranges, or primary, or all`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
-	cmd.Flags().StringVar(&f.healthAddr, "healthz-bind-address", "0.0.0.0:10256", `where /healthz and /livez are answered; "" for nowhere`)
-	cmd.Flags().StringVar(&f.metricsAddr, "metrics-bind-address", "127.0.0.1:10249", `where /metrics and /proxyMode are answered; "" for nowhere`)
 	cmd.Flags().StringVar(&f.inspectAt, "inspect-socket", defaultSocket, `Unix socket at which 'fairlead status', 'services' and 'trace' are answered; "" for none`)
+	cmd.Flags().BoolVar(&f.rangesOnNodePorts, "nodeport-source-ranges", false, "a Service's loadBalancerSourceRanges are for its node ports too")
+	f.kube.register(cmd)
+	f.registerAliases(cmd)
+	registerUnused(cmd)
 	f.sourceFlags.register(cmd)
 	f.backendFlags.register(cmd)
 	return cmd
 }
 
-func runProxy(ctx context.Context, e env, f proxyFlags) error {
+func runProxy(cmd *cobra.Command, e env, f proxyFlags) error {
+	ctx := cmd.Context()
+	if err := f.resolveAliases(cmd); err != nil {
+		return err
+	}
 	log, err := newLogger(e.stderr, f.logFormat)
 	if err != nil {
 		return err
 	}
-	config, err := f.serviceConfig(e)
+	switch {
+	case f.cleanup:
+		return cleanupProxy(ctx, f.backendFlags)
+	case f.config != "":
+		return f.follow(cmd, e, log)
+	}
+	f.notes = unusedFlags(cmd)
+	return f.run(ctx, e, log)
+}
+
+// run is the proxy, until ctx ends.
+func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
+	settings, err := f.settings(e)
 	if err != nil {
 		return err
 	}
+	if f.writeConfigTo != "" {
+		return f.kube.write(f.writeConfigTo)
+	}
+	if f.initOnly {
+		f.applyToProcess(settings, log)
+		return nil
+	}
+	f.report(settings, log)
+	config := settings.service
 	source, from, err := f.open(config.NodeName, watch.NewKube)
 	if err != nil {
 		return err
@@ -96,6 +130,7 @@ func runProxy(ctx context.Context, e env, f proxyFlags) error {
 	for _, err := range backend.Missing() {
 		log.Warn("one address family is not served", "error", err)
 	}
+	f.applyToProcess(settings, log)
 	events, err := openEvents(source, "fairlead-proxy", log)
 	if err != nil {
 		return err
@@ -128,21 +163,37 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 	checks := health.NewNodePorts(monitor.Works)
 	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters}, checks
 
-	stopHealth, err := serve(ctx, "--healthz-bind-address", f.healthAddr, monitor.Handler())
+	stopHealth, err := serve(ctx, "--healthz-bind-address", f.kube.HealthzBindAddress, monitor.Handler())
 	if err != nil {
 		return nil, err
 	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", counters.Handler())
-	mux.HandleFunc("GET /proxyMode", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, f.mode)
-	})
-	stopMetrics, err := serve(ctx, "--metrics-bind-address", f.metricsAddr, mux)
+	stopMetrics, err := serve(ctx, "--metrics-bind-address", f.kube.MetricsBindAddress, f.metricsHandler(counters))
 	if err != nil {
 		stopHealth()
 		return nil, err
 	}
 	return func() { checks.Close(); stopMetrics(); stopHealth() }, nil
+}
+
+// metricsHandler answers what kube-proxy does at its metrics address.
+func (f proxyFlags) metricsHandler(counters *metrics.Metrics) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", counters.Handler())
+	mux.HandleFunc("GET /proxyMode", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, f.mode)
+	})
+	mux.HandleFunc("GET /configz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]any{v1alpha1.GroupName: f.kube.KubeProxyConfiguration})
+	})
+	if f.kube.EnableProfiling {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	return mux
 }
 
 // inspect has the proxy answer operators, until stop is called. Services work
@@ -162,48 +213,6 @@ func (f proxyFlags) inspect(p *proxy.Proxy, log *slog.Logger, facts inspect.Fact
 	}
 	p.Observers = append(p.Observers, i)
 	return stop
-}
-
-// serviceConfig checks what is said of the node and the cluster.
-func (f proxyFlags) serviceConfig(e env) (service.Config, error) {
-	config := service.Config{NodeName: f.nodeName}
-	var err error
-	if config.ClusterCIDRs, err = parseCIDRs("--cluster-cidr", f.clusterCIDRs, ""); err != nil {
-		return config, err
-	}
-	if len(config.ClusterCIDRs) > 0 {
-		config.Pods = service.ByClusterCIDR
-	}
-	switch {
-	case slices.Equal(f.nodePorts, []string{"primary"}):
-	case slices.Equal(f.nodePorts, []string{"all"}):
-		config.NodePortCIDRs = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-	default:
-		if config.NodePortCIDRs, err = parseCIDRs("--nodeport-addresses", f.nodePorts, ", or alone primary or all"); err != nil {
-			return config, err
-		}
-	}
-	if config.NodeName == "" {
-		hostname, err := e.hostname()
-		if err != nil {
-			return config, fmt.Errorf("find the node's name: %w: give it by --node-name", err)
-		}
-		config.NodeName = strings.ToLower(hostname)
-	}
-	return config, nil
-}
-
-// parseCIDRs checks a flag's ranges. also is what else the flag allows.
-func parseCIDRs(flag string, texts []string, also string) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for _, text := range texts {
-		cidr, err := netip.ParsePrefix(strings.TrimSpace(text))
-		if err != nil || cidr != cidr.Masked() {
-			return nil, usagef("%s %q: must be a range like 10.244.0.0/16 or fd00:10:244::/48%s", flag, text, also)
-		}
-		out = append(out, cidr)
-	}
-	return out, nil
 }
 
 // newBackend makes the backend that the flags ask for, for the node of that name.

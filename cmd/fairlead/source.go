@@ -20,6 +20,7 @@ import (
 type sourceFlags struct {
 	kubeconfig string
 	manifests  string
+	master     string // URL of the API server, in place of the kubeconfig's; "" is that
 }
 
 func (f *sourceFlags) register(cmd *cobra.Command) {
@@ -50,6 +51,9 @@ func (f sourceFlags) open(nodeName string, watchKube func(*rest.Config, string) 
 	if err != nil {
 		return nil, slog.Attr{}, err
 	}
+	if f.master != "" {
+		config.Host = f.master
+	}
 	config.UserAgent = "fairlead/" + version
 	kube, err := watchKube(config, nodeName)
 	if err != nil {
@@ -60,6 +64,9 @@ func (f sourceFlags) open(nodeName string, watchKube func(*rest.Config, string) 
 
 // restConfig is how to reach the API server.
 func (f sourceFlags) restConfig() (*rest.Config, error) {
+	if f.kubeconfig == "" && f.master != "" {
+		return &rest.Config{}, nil
+	}
 	if f.kubeconfig == "" {
 		config, err := rest.InClusterConfig()
 		switch {

@@ -54,7 +54,6 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 		opts: Options{
 			MasqueradeMark: config.MasqueradeMark,
 			RandomFully:    ipt.HasRandomFully(),
-			DropInvalid:    !tcpBeLiberal(),
 			Node:           config.Node,
 		},
 		tool: tool{

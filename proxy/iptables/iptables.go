@@ -148,6 +148,9 @@ type family struct {
 // after that, when no new one can begin.
 func (f *family) sync(ctx context.Context, t *service.Table, change service.Change) error {
 	f.noteFlows(t, change)
+	if f.have == nil {
+		f.opts.DropInvalid = !tcpBeLiberal()
+	}
 	var err error
 	switch {
 	case f.have == nil || change.Node || slices.ContainsFunc(change.Frontends, f.concernsKey):
