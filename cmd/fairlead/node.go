@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"net/http"
 
 	"github.com/spf13/cobra"
 
 	cninode "github.com/fairlead/fairlead/cni/node"
 	"github.com/fairlead/fairlead/cni/node/install"
 	"github.com/fairlead/fairlead/cni/node/masquerade"
+	"github.com/fairlead/fairlead/cni/node/metrics"
 	"github.com/fairlead/fairlead/proxy/watch"
 )
 
@@ -21,8 +23,10 @@ type nodeFlags struct {
 	port          int
 	masquerade    string
 	notMasquerade []string
+	services      []string
 	install       installFlags
 	healthz       string
+	metrics       string
 	logFormat     string
 }
 
@@ -51,8 +55,10 @@ working ('fairlead cleanup' removes it).`,
 	cmd.Flags().IntVar(&f.port, "vxlan-port", 4789, "UDP port of VXLAN (1 to 65535), the same on all nodes")
 	cmd.Flags().StringVar(&f.masquerade, "masquerade", "auto", "how what leaves the cluster gets the node's address: nftables, iptables, auto for what the kernel has, or none")
 	cmd.Flags().StringSliceVar(&f.notMasquerade, "non-masquerade-cidrs", nil, "ranges that count as the cluster's, besides all pod CIDRs and node addresses")
+	cmd.Flags().StringSliceVar(&f.services, "service-cidrs", nil, "ranges of the cluster's virtual IPs, in which no pods can be (default: not looked at)")
 	f.install.register(cmd)
 	cmd.Flags().StringVar(&f.healthz, "healthz-bind-address", "", `address and port that answer /healthz and /readyz, "" for none`)
+	cmd.Flags().StringVar(&f.metrics, "metrics-bind-address", "", `address and port that answer /metrics, "" for none`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	return cmd
 }
@@ -79,18 +85,37 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return err
 	}
 	defer n.kernel.Close()
-	stop, err := serve(ctx, "--healthz-bind-address", f.healthz, &n.health)
+	if kube, ok := source.(*watch.Kube); ok {
+		n.health.stale = kube.Stale
+		go logStale(ctx, kube, log)
+	}
+	stop, err := n.observe(ctx, f)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	if kube, ok := source.(*watch.Kube); ok {
-		go logStale(ctx, kube, log)
-	}
 	log.Info("node starts", "version", version, "node", n.name, "routing", n.options.Routing, "masquerade", n.table, from)
 	err = n.run(ctx, source)
 	log.Info("node ends; what is programmed stays")
 	return err
+}
+
+// observe answers others about the loop until stop is called.
+func (l *nodeLoop) observe(ctx context.Context, f nodeFlags) (stop func(), err error) {
+	l.metrics = metrics.New(version)
+	l.metrics.Addresses(func() ([]metrics.Range, error) { return l.installer.addresses(ctx) })
+	stopHealth, err := serve(ctx, "--healthz-bind-address", f.healthz, &l.health)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", l.metrics.Handler())
+	stopMetrics, err := serve(ctx, "--metrics-bind-address", f.metrics, mux)
+	if err != nil {
+		stopHealth()
+		return nil, err
+	}
+	return func() { stopMetrics(); stopHealth() }, nil
 }
 
 // newLoop checks the flags and changes nothing.
@@ -109,6 +134,9 @@ func (f nodeFlags) newLoop(e env) (*nodeLoop, error) {
 		return nil, usagef("--masquerade %q: allowed are auto, nftables, iptables and none", f.masquerade)
 	}
 	if n.notMasquerade, err = parseCIDRs("--non-masquerade-cidrs", f.notMasquerade, ""); err != nil {
+		return nil, err
+	}
+	if n.options.Services, err = parseCIDRs("--service-cidrs", f.services, ""); err != nil {
 		return nil, err
 	}
 	n.installer, err = f.install.newInstaller()

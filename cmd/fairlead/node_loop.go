@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	cninode "github.com/fairlead/fairlead/cni/node"
 	"github.com/fairlead/fairlead/cni/node/install"
 	"github.com/fairlead/fairlead/cni/node/masquerade"
+	"github.com/fairlead/fairlead/cni/node/metrics"
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/service"
 	"github.com/fairlead/fairlead/proxy/watch"
@@ -28,11 +28,17 @@ type nodeLoop struct {
 	lost          <-chan struct{}  // tells that somebody may have removed the table
 	installer     *nodeInstaller
 	health        nodeHealth
+	metrics       *metrics.Metrics
 	events        events
 	log           *slog.Logger
 
 	members   map[string]cninode.Member // by name, this node too; nil before the first news
-	reported  map[string]bool           // problems that were logged and last
+	ranges    masquerade.Ranges         // of members; zero: to be made anew
+	since     time.Time                 // when the news came that the kernel does not agree with; zero: it agrees
+	damaged   bool                      // the kernel changed by itself, or somebody else changed it, since it agreed
+	problems  []cninode.Problem         // that the last sync found
+	unswept   []cninode.Problem         // that the last sweep found
+	reported  map[cninode.Problem]bool  // those that were logged and last
 	connected bool                      // the kernel has what was last planned
 }
 
@@ -73,9 +79,11 @@ const (
 func (l *nodeLoop) run(ctx context.Context, source proxy.Source) error {
 	cluster := follow(ctx, source)
 	var retry time.Duration
-	var again <-chan time.Time // when to try again what failed; nil: nothing did
-	for {
-		due, err := l.wait(ctx, cluster, again)
+	var again <-chan time.Time        // when to try again what failed; nil: nothing did
+	sweep := time.NewTimer(time.Hour) // begins when the kernel agrees for the first time
+	defer sweep.Stop()
+	for first := true; ; {
+		due, err := l.wait(ctx, cluster, again, sweep)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -83,17 +91,21 @@ func (l *nodeLoop) run(ctx context.Context, source proxy.Source) error {
 			return err
 		case !due:
 			continue
-		case l.sync():
-			retry, again = 0, nil
-		default:
+		case !l.sync():
 			retry = min(max(2*retry, nodeRetryMin), nodeRetryMax)
 			again = time.After(retry)
+			continue
+		}
+		retry, again = 0, nil
+		if first && l.members[l.name].Name != "" {
+			first = false
+			sweep.Reset(0)
 		}
 	}
 }
 
 // wait waits for news, takes it in, and says whether there may be something to do.
-func (l *nodeLoop) wait(ctx context.Context, cluster <-chan clusterNews, again <-chan time.Time) (due bool, err error) {
+func (l *nodeLoop) wait(ctx context.Context, cluster <-chan clusterNews, again <-chan time.Time, sweep *time.Timer) (due bool, err error) {
 	held := again != nil || l.members == nil
 	select {
 	case <-ctx.Done():
@@ -102,17 +114,26 @@ func (l *nodeLoop) wait(ctx context.Context, cluster <-chan clusterNews, again <
 		if n.err == nil {
 			l.note(n.news)
 		}
-		return true, n.err
+		due, held, err = true, false, n.err
 	case n, ok := <-l.kernel.News():
 		if !ok {
 			return false, errors.New("listen to news of the kernel: the socket is closed")
 		}
-		return l.noteKernel(n) && !held, nil
+		due = l.noteKernel(n)
+		l.damaged = l.damaged || due
 	case <-l.lost:
-		return !held, nil
+		due = true
+		l.metrics.Repaired("masquerade")
+	case <-sweep.C:
+		l.sweep(ctx)
+		sweep.Reset(sweepEvery)
 	case <-again:
-		return true, nil
+		due, held = true, false
 	}
+	if due && l.since.IsZero() {
+		l.since = time.Now()
+	}
+	return due && !held, err
 }
 
 // clusterNews is what a source said.
@@ -142,14 +163,15 @@ func follow(ctx context.Context, source proxy.Source) <-chan clusterNews {
 
 // note takes in what the source said.
 func (l *nodeLoop) note(news watch.News) {
+	isNodes := func(p watch.Problem) bool { return p.Object.Kind == "Node" || p.Object.Kind == "" }
 	for _, p := range news.Problems {
-		if p.Object.Kind == "Node" || p.Object.Kind == "" {
+		if isNodes(p) {
 			l.log.Error("left out", "problem", p)
-			l.events.Warn(p.Object, "InvalidNode", p.Message)
+			l.events.Warn(p.Object, "InvalidNode", p.Field+": "+p.Message)
 		}
 	}
 	for _, p := range news.Mended {
-		if p.Object.Kind == "Node" || p.Object.Kind == "" {
+		if isNodes(p) {
 			l.log.Info("mended", "problem", p)
 		}
 	}
@@ -161,12 +183,9 @@ func (l *nodeLoop) note(news watch.News) {
 			delete(l.members, name)
 			continue
 		}
-		l.members[name] = member(n)
+		l.members[name] = cninode.Member{Name: n.Name, Addrs: n.Addresses, PodCIDRs: n.PodCIDRs, Created: n.Created}
 	}
-}
-
-func member(n *service.Node) cninode.Member {
-	return cninode.Member{Name: n.Name, Addrs: n.Addresses, PodCIDRs: n.PodCIDRs}
+	l.ranges = masquerade.Ranges{}
 }
 
 // noteKernel takes in what the kernel said, and with it what else has come: many
@@ -191,40 +210,65 @@ func (l *nodeLoop) sync() bool {
 	self, ok := l.members[l.name]
 	if !ok {
 		// What is programmed stays: this is more likely a mistake than an order.
-		l.report([]string{fmt.Sprintf("node %s: the cluster has no node of this name, nothing is changed: see --node-name", l.name)})
+		l.problems = []cninode.Problem{{Kind: "NodeUnknown", Member: l.name, Text: "the cluster has no node of this name, nothing is changed: see --node-name"}}
+		l.report()
 		l.health.tell(true, false)
 		return true
 	}
-	started := time.Now()
-	plan, err := l.program(self)
-	var problems []string
-	for _, p := range plan.Problems {
-		problems = append(problems, p.String())
+	started, wrote := time.Now(), l.kernel.Wrote()
+	plan, failed := l.program(self)
+	ok = len(failed) == 0
+	l.problems = append(plan.Problems, failed...)
+	l.report()
+	l.metrics.Tried(metrics.Counts{
+		Nodes: len(l.members), Tunnels: len(plan.Tunnels), Wanted: len(plan.Routes), Programmed: l.kernel.Routes(),
+	})
+	if l.damaged && l.kernel.Wrote() > wrote {
+		l.metrics.Repaired("routes")
 	}
-	if err != nil {
-		problems = append(problems, err.Error())
+	if ok {
+		l.metrics.Agreed(time.Since(l.since))
+		l.since, l.damaged = time.Time{}, false
 	}
-	l.report(problems)
-	if err == nil && !l.connected {
+	if ok && !l.connected {
 		l.log.Info("connected", "nodes", len(l.members), "routes", len(plan.Routes), "tunnels", len(plan.Tunnels), "mtu", plan.MTU, "took", time.Since(started))
 	}
-	l.connected = err == nil
-	l.health.tell(err == nil, plan.Ready)
-	return err == nil
+	l.connected = ok
+	l.health.tell(ok, plan.Ready)
+	return ok
 }
 
-// program does all that pods need, and then tells the runtime that it may make some.
-func (l *nodeLoop) program(self cninode.Member) (cninode.Plan, error) {
-	underlay, err := l.kernel.Underlay()
-	if err != nil {
-		return cninode.Plan{}, err
+// program does all that pods need, and then tells the runtime that it may make
+// some. It returns what could not be done.
+func (l *nodeLoop) program(self cninode.Member) (plan cninode.Plan, failed []cninode.Problem) {
+	try := func(what string, kind cninode.Kind, do func() error) {
+		problems := cninode.Failed(l.name, do())
+		if len(problems) > 0 {
+			l.metrics.Failed(what)
+		}
+		for _, p := range problems {
+			if kind != "" {
+				p.Kind = kind
+			}
+			failed = append(failed, p)
+		}
 	}
-	plan := cninode.Make(self, l.others(), underlay, l.options)
-	err = errors.Join(l.kernel.Sync(plan), l.masquerade(self), l.installer.plugin())
-	if err != nil || !plan.Ready {
-		return plan, err
+	try("routes", "", func() error {
+		underlay, err := l.kernel.Underlay()
+		if err != nil {
+			return err
+		}
+		plan = cninode.Make(self, l.others(), underlay, l.options)
+		return l.kernel.Sync(plan)
+	})
+	try("masquerade", "NotMasqueraded", func() error { return l.masquerade(self) })
+	try("install", "NotInstalled", l.installer.plugin)
+	if len(failed) == 0 && plan.Ready {
+		try("install", "NotInstalled", func() error {
+			return l.installer.config(install.Values{NodeName: self.Name, PodCIDRs: self.PodCIDRs, MTU: plan.MTU})
+		})
 	}
-	return plan, l.installer.config(install.Values{NodeName: self.Name, PodCIDRs: self.PodCIDRs, MTU: plan.MTU})
+	return plan, failed
 }
 
 func (l *nodeLoop) others() []cninode.Member {
@@ -244,29 +288,43 @@ func (l *nodeLoop) masquerade(self cninode.Member) error {
 		// addresses still, and a Node that lost them is more likely a mistake.
 		return nil
 	}
-	cluster := slices.Clone(l.notMasquerade)
-	for _, m := range l.members {
-		cluster = append(cluster, m.PodCIDRs...)
-		for _, a := range m.Addrs {
-			cluster = append(cluster, netip.PrefixFrom(a, a.BitLen()))
+	if len(l.ranges.Pods) == 0 {
+		cluster := slices.Clone(l.notMasquerade)
+		for _, m := range l.members {
+			cluster = append(cluster, m.PodCIDRs...)
+			for _, a := range m.Addrs {
+				cluster = append(cluster, netip.PrefixFrom(a, a.BitLen()))
+			}
 		}
+		l.ranges = masquerade.NewRanges(self.PodCIDRs, cluster)
 	}
-	return l.table.Sync(masquerade.NewRanges(self.PodCIDRs, cluster))
+	return l.table.Sync(l.ranges)
 }
 
-// report logs each problem when it begins and when it ends.
-func (l *nodeLoop) report(problems []string) {
-	now := map[string]bool{}
-	for _, p := range problems {
+// report logs each problem when it begins and when it ends. What is wrong with
+// this node itself it tells the cluster, too: each node tells of itself, so that
+// what all others see is told once.
+func (l *nodeLoop) report() {
+	now := map[cninode.Problem]bool{}
+	kinds := map[string]int{}
+	for _, p := range slices.Concat(l.problems, l.unswept) {
+		if !now[p] {
+			kinds[string(p.Kind)]++
+		}
 		now[p] = true
-		if !l.reported[p] {
-			l.log.Error("problem", "problem", p)
+		if l.reported[p] {
+			continue
+		}
+		l.log.Error("problem", "kind", p.Kind, "problem", p)
+		if p.Member == l.name {
+			l.events.Warn(watch.Object{Kind: "Node", Name: service.Name{Name: l.name}}, string(p.Kind), p.Text)
 		}
 	}
 	for p := range l.reported {
 		if !now[p] {
-			l.log.Info("mended", "problem", p)
+			l.log.Info("mended", "kind", p.Kind, "problem", p)
 		}
 	}
 	l.reported = now
+	l.metrics.Problems(kinds)
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -14,8 +16,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead/fairlead/cni/hostlocal"
+	cninode "github.com/fairlead/fairlead/cni/node"
 	"github.com/fairlead/fairlead/cni/node/install"
+	"github.com/fairlead/fairlead/cni/node/metrics"
 	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/proxy/service"
+	"github.com/fairlead/fairlead/proxy/watch"
 )
 
 func TestNodeUsageErrors(t *testing.T) {
@@ -50,6 +60,7 @@ type running struct {
 	dir  string // has the manifests
 	bin  string // --cni-bin-dir
 	conf string // --cni-conf-dir
+	data string // has the stores of addresses
 	log  *logged
 	stop func() // and wait for the end, which must be an orderly one
 }
@@ -71,7 +82,7 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.2}, {type: InternalIP, a
 // newNode makes a node's namespace and the manifests of a cluster of two.
 func newNode(t *testing.T) *running {
 	t.Helper()
-	r := &running{t: t, ns: netns.NewT(t), dir: t.TempDir(), bin: t.TempDir(), conf: t.TempDir()}
+	r := &running{t: t, ns: netns.NewT(t), dir: t.TempDir(), bin: t.TempDir(), conf: t.TempDir(), data: t.TempDir()}
 	r.ns.RunT(t, "sh", "-ec", `
 		ip link set lo up
 		ip link add eth0 type bridge
@@ -79,8 +90,13 @@ func newNode(t *testing.T) *running {
 		ip addr add fd00::1/64 dev eth0 nodad
 		ip link set eth0 up`)
 	r.write("nodes.yaml", nodesYAML)
+	r.write("template", fmt.Sprintf(nodeTemplate, r.data))
 	return r
 }
+
+// nodeTemplate is for a network whose store is not the machine's.
+const nodeTemplate = `{"cniVersion": "1.1.0", "name": "pods", "plugins": [{
+	"type": "fairlead-cni", "mtu": {{.MTU}}, "ipam": {"type": "fairlead-ipam", "dataDir": %q, "subnet": {{json (index .PodCIDRs 0)}}}}]}`
 
 func (r *running) write(name, text string) {
 	r.t.Helper()
@@ -98,7 +114,8 @@ func (r *running) start(args ...string) {
 	if err := os.WriteFile(plugin, []byte("the plugin"), 0o755); err != nil {
 		r.t.Fatal(err)
 	}
-	args = append([]string{"node", "--manifests", r.dir, "--cni-bin-dir", r.bin, "--cni-conf-dir", r.conf, "--cni-binary", plugin}, args...)
+	args = append([]string{"node", "--manifests", r.dir, "--cni-bin-dir", r.bin, "--cni-conf-dir", r.conf, "--cni-binary", plugin,
+		"--conf-template", filepath.Join(r.dir, "template")}, args...)
 	go func() {
 		_ = r.ns.Do(func() error {
 			e := testEnv(new(bytes.Buffer), new(bytes.Buffer))
@@ -167,7 +184,7 @@ func TestNodeAndCleanup(t *testing.T) {
 	if err := os.Remove(filepath.Join(r.dir, "more.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	r.log.await(`msg=mended problem="node node-3: its pod CIDR 10.244.1.0/24`)
+	r.log.await(`msg=mended kind=PodCIDROverlapsNode problem="node node-3: its pod CIDR 10.244.1.0/24`)
 	if n := strings.Count(r.log.text(), "its pod CIDR 10.244.1.0/24 overlaps"); n != 2 {
 		t.Errorf("the problem is told %d times instead of twice, when it begins and when it ends:\n%s", n, r.log.text())
 	}
@@ -212,19 +229,30 @@ func (r *running) read(path string) string {
 func TestNodeReady(t *testing.T) {
 	r := newNode(t)
 	r.ns.RunT(t, "ip", "addr", "del", "10.0.0.1/24", "dev", "eth0")
-	r.start("--healthz-bind-address", "[fd00::1]:10257", "--non-masquerade-cidrs", "10.77.0.0/16")
+	r.start("--healthz-bind-address", "[fd00::1]:10257", "--metrics-bind-address", "[fd00::1]:10258", "--non-masquerade-cidrs", "10.77.0.0/16")
 	r.log.await("its IPv4 address 10.0.0.1 is on no interface that is up")
-	if got := r.get("/healthz"); got != http.StatusOK {
+	if got, _ := r.get("10257/healthz"); got != http.StatusOK {
 		t.Errorf("/healthz: %d", got)
 	}
-	if got := r.get("/readyz"); got != http.StatusServiceUnavailable {
+	if got, _ := r.get("10257/readyz"); got != http.StatusServiceUnavailable {
 		t.Errorf("/readyz before the node is ready: %d", got)
 	}
+	r.wantMetrics(`fairlead_node_problems{kind="NodeAddressMissing"} 1`, "fairlead_node_nodes 2", "fairlead_node_routes_programmed 1")
 	if _, err := os.Stat(filepath.Join(r.conf, install.Conflist)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the network configuration is there too early: %v", err)
 	}
 	r.ns.RunT(t, "ip", "addr", "add", "10.0.0.1/24", "dev", "eth0")
-	r.log.await(`msg=mended problem="node node-1: its IPv4 address`)
+	r.log.await(`msg=mended kind=NodeAddressMissing problem="node node-1: its IPv4 address`)
+	r.ns.RunT(t, "ip", "route", "del", "10.244.2.0/24")
+	r.awaitMetric(`fairlead_node_repairs_total{what="routes"}`)
+	r.wantMetrics("fairlead_node_routes_wanted 2", "fairlead_node_routes_programmed 2", "fairlead_node_change_duration_seconds_count",
+		`fairlead_build_info{mode="node",version="unknown"} 1`)
+	if _, text := r.get("10258/metrics"); strings.Contains(text, "fairlead_node_problems{") {
+		t.Errorf("problems that are mended:\n%s", text)
+	}
+	if got, _ := r.get("10257/readyz"); got != http.StatusOK {
+		t.Errorf("/readyz: %d", got)
+	}
 	r.stop()
 	if config := r.read(filepath.Join(r.conf, install.Conflist)); !strings.Contains(config, "10.244.1.0/24") {
 		t.Errorf("network configuration:\n%s", config)
@@ -234,28 +262,125 @@ func TestNodeReady(t *testing.T) {
 	}
 }
 
-// get asks the node's health and returns the status.
-func (r *running) get(path string) int {
+// get asks the node, PORT/PATH, and returns status and text.
+func (r *running) get(what string) (status int, text string) {
 	r.t.Helper()
-	status := 0
+	port, path, _ := strings.Cut(what, "/")
 	err := r.ns.Do(func() error {
-		conn, err := net.Dial("tcp", "[fd00::1]:10257")
+		conn, err := net.Dial("tcp", "[fd00::1]:"+port)
 		if err != nil {
 			return err
 		}
 		client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}}
 		defer client.CloseIdleConnections()
-		answer, err := client.Get("http://node" + path)
+		answer, err := client.Get("http://node/" + path)
 		if err != nil {
 			return err
 		}
-		status = answer.StatusCode
-		return answer.Body.Close()
+		body, err := io.ReadAll(answer.Body)
+		status, text = answer.StatusCode, string(body)
+		return errors.Join(err, answer.Body.Close())
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return status
+	return status, text
+}
+
+// wantMetrics looks for beginnings of lines.
+func (r *running) wantMetrics(lines ...string) {
+	r.t.Helper()
+	_, text := r.get("10258/metrics")
+	for _, line := range lines {
+		if !strings.Contains(text, "\n"+line) {
+			r.t.Errorf("no %s in:\n%s", line, text)
+		}
+	}
+}
+
+// awaitMetric waits until there is a line that begins so.
+func (r *running) awaitMetric(line string) {
+	r.t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		_, text := r.get("10258/metrics")
+		if strings.Contains(text, "\n"+line) {
+			return
+		}
+		if time.Now().After(end) {
+			r.t.Fatalf("no %s in:\n%s", line, text)
+		}
+	}
+}
+
+// What a pod held that ended without a word is free again when the node's process
+// starts.
+func TestNodeSweeps(t *testing.T) {
+	r := newNode(t)
+	conf := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "pods", "ipam": {"type": "fairlead-ipam", "dataDir": %q, "subnet": "10.244.1.0/24"}}`, r.data)
+	for _, id := range []string{"ended", "lives"} {
+		path := filepath.Join(r.data, id)
+		if id == "lives" {
+			path = r.ns.Path()
+		}
+		_, err := hostlocal.New().Add(t.Context(), &skel.CmdArgs{ContainerID: id, IfName: "eth0", Netns: path, StdinData: []byte(conf)})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.start("--metrics-bind-address", "[fd00::1]:10258")
+	r.log.await("swept a pod that ended without a word")
+	r.awaitMetric("fairlead_node_swept_total 1")
+	r.wantMetrics(`fairlead_node_addresses{network="pods",range="10.244.1.1-10.244.1.254",state="held"} 1`)
+	if text := r.log.text(); strings.Contains(text, "lives") {
+		t.Errorf("log:\n%s", text)
+	}
+}
+
+// told is an Event.
+type told struct {
+	object watch.Object
+	reason string
+}
+
+// toldEvents implements events.
+type toldEvents struct{ all []told }
+
+func (e *toldEvents) Warn(o watch.Object, reason, _ string) { e.all = append(e.all, told{o, reason}) }
+
+// Each node tells of itself, and each thing once while it lasts.
+func TestNodeEvents(t *testing.T) {
+	heard := &toldEvents{}
+	l := &nodeLoop{name: "node-1", events: heard, metrics: metrics.New("test"), log: slog.New(slog.DiscardHandler)}
+	own := cninode.Problem{Kind: cninode.OverlapsNode, Member: "node-1", Text: "its pod CIDR"}
+	l.problems = []cninode.Problem{own, {Kind: cninode.NoPodCIDR, Member: "node-2", Text: "it has no pod CIDR"}}
+	l.report()
+	l.report()
+	l.problems = nil
+	l.report()
+	l.problems = []cninode.Problem{own}
+	l.report()
+	event := told{watch.Object{Kind: "Node", Name: service.Name{Name: "node-1"}}, "PodCIDROverlapsNode"}
+	if diff := cmp.Diff([]told{event, event}, heard.all, cmp.AllowUnexported(told{})); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// The watch may be interrupted for a while, not for long.
+func TestNodeHealthStale(t *testing.T) {
+	now := time.Now()
+	last := now.Add(-time.Second)
+	h := nodeHealth{stale: func(time.Time) error { return &watch.StaleError{Kind: "Node", Last: last} }}
+	if err := h.trouble(now); err != nil {
+		t.Error(err)
+	}
+	last = now.Add(-2 * unhealthyAfter)
+	if err := h.trouble(now); err == nil || !strings.Contains(err.Error(), "watch Node objects") {
+		t.Errorf("error %v", err)
+	}
+	h.stale = func(time.Time) error { return nil }
+	if err := h.trouble(now); err != nil {
+		t.Error(err)
+	}
 }
 
 // A configuration that somebody removed comes back.

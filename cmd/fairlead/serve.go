@@ -19,7 +19,7 @@ func serve(ctx context.Context, flag, addr string, handler http.Handler) (stop f
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w (is another proxy running?)", flag, err)
+		return nil, fmt.Errorf("%s: %w (is it running already?)", flag, err)
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(l) }() // until stop

@@ -25,21 +25,36 @@ func (c *Config) collectFilter(host *link.NS, network string, keep []mode.Owner)
 }
 
 func collectPorts(host *link.NS, network string, keep []mode.Owner) error {
+	ports, err := Ports(host, network)
+	if err != nil {
+		return err
+	}
 	kept := make(map[string]bool, len(keep))
 	for _, o := range keep {
 		kept[PortName(o.ContainerID, o.IfName)] = true
 	}
-	devices, err := host.Devices()
-	if err != nil {
-		return err
-	}
 	var failed []error
-	for _, d := range devices {
-		if d.Kind != vethKind || d.Group != mode.Group(network) || kept[d.Name] {
+	for _, name := range ports {
+		if kept[name] {
 			continue
 		}
-		_, err := host.Delete(d.Name, vethKind)
+		_, err := host.Delete(name, vethKind)
 		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
+}
+
+// Ports returns the names of the ports of a network's pods.
+func Ports(host *link.NS, network string) ([]string, error) {
+	devices, err := host.Devices()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, d := range devices {
+		if d.Kind == vethKind && d.Group == mode.Group(network) {
+			names = append(names, d.Name)
+		}
+	}
+	return names, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -13,35 +14,49 @@ import (
 )
 
 // GC gives back what is held by attachments to this network that the
-// configuration does not list as valid, all in one transaction. A row that cannot
-// be read does not keep the others from going; it is in the error.
+// configuration does not list as valid.
 func (p *Plugin) GC(ctx context.Context, args *skel.CmdArgs) error {
-	store, _, err := openStore(args.StdinData)
-	if err != nil {
+	if _, _, err := openStore(args.StdinData); err != nil {
 		return err
 	}
 	valid, err := validOwners(args.StdinData)
 	if err != nil {
 		return err
 	}
+	_, err = p.Collect(ctx, args.StdinData, func(leases []ipam.Lease) []ipam.Lease {
+		return slices.DeleteFunc(leases, func(l ipam.Lease) bool { return valid[l.Owner] })
+	})
+	return err
+}
+
+// Collect gives back, in one transaction, those of the leases of a network that
+// pick returns, and returns them. Other processes wait as long as pick takes: no
+// row comes or goes meanwhile. A row that cannot be read is not among the leases and
+// does not keep the others from going; it is in the error.
+func (p *Plugin) Collect(ctx context.Context, stdin []byte, pick func([]ipam.Lease) []ipam.Lease) (gone []ipam.Lease, err error) {
+	store, _, err := openStore(stdin)
+	if err != nil {
+		return nil, err
+	}
 	if there, err := store.Exists(); err != nil || !there {
-		return coded(err)
+		return nil, coded(err)
 	}
 	var unreadable error
 	err = p.update(ctx, store, func(tx ipam.Tx, boot string) error {
 		var leases []ipam.Lease
 		leases, unreadable = ipam.Leases(tx, boot)
-		for _, lease := range leases {
-			if valid[lease.Owner] {
-				continue
-			}
+		gone = pick(leases)
+		for _, lease := range gone {
 			if err := ipam.Release(tx, lease.Owner, p.Now()); err != nil {
 				return fmt.Errorf("release addresses of %s: %w", lease.Owner, err)
 			}
 		}
 		return nil
 	})
-	return coded(errors.Join(unreadable, err))
+	if err != nil {
+		gone = nil // all of it is as before
+	}
+	return gone, coded(errors.Join(unreadable, err))
 }
 
 // validOwners reads cni.dev/valid-attachments. A list that is absent is an error:

@@ -11,9 +11,7 @@ package hostlocal
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -144,25 +142,15 @@ func (p *Plugin) update(ctx context.Context, store *disk.Store, f func(tx ipam.T
 }
 
 // held reads what the attachment holds in the running boot.
-func (p *Plugin) held(ctx context.Context, store *disk.Store, o ipam.Owner) ([]netip.Addr, error) {
-	boot, err := p.BootID()
-	if err != nil {
-		return nil, fmt.Errorf("read boot id: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	var lease ipam.Lease
-	err = store.View(ctx, func(tx ipam.Tx) (err error) {
-		lease, err = ipam.Held(tx, o)
+func (p *Plugin) held(ctx context.Context, store *disk.Store, o ipam.Owner) (addrs []netip.Addr, err error) {
+	err = p.view(ctx, store, func(tx ipam.Tx, boot string) error {
+		lease, err := ipam.Held(tx, o)
+		if lease.Boot == boot {
+			addrs = lease.Addrs
+		}
 		return err
 	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil || lease.Boot != boot {
-		return nil, err
-	}
-	return lease.Addrs, nil
+	return addrs, err
 }
 
 func owner(args *skel.CmdArgs) ipam.Owner {

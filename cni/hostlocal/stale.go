@@ -10,6 +10,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 
 	"github.com/fairlead/fairlead/ipam"
+	"github.com/fairlead/fairlead/ipam/disk"
 )
 
 // Stale returns what GC is to give back, for whoever has to take it from pods
@@ -24,19 +25,38 @@ func (p *Plugin) Stale(ctx context.Context, args *skel.CmdArgs) ([]ipam.Lease, e
 	if err != nil {
 		return nil, err
 	}
-	boot, err := p.BootID()
-	if err != nil {
-		return nil, fmt.Errorf("read boot id: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	var leases []ipam.Lease
-	err = store.View(ctx, func(tx ipam.Tx) (err error) {
+	err = p.view(ctx, store, func(tx ipam.Tx, boot string) (err error) {
 		leases, err = ipam.Leases(tx, boot)
 		return err
 	})
-	if errors.Is(err, fs.ErrNotExist) { // nothing was ever given
-		return nil, nil
-	}
 	return slices.DeleteFunc(leases, func(l ipam.Lease) bool { return valid[l.Owner] }), coded(err)
+}
+
+// Ranges returns the usage of the ranges of a network, by its name.
+func (p *Plugin) Ranges(ctx context.Context, stdin []byte) (network string, ranges []ipam.Usage, err error) {
+	store, conf, err := openStore(stdin)
+	if err != nil {
+		return "", nil, err
+	}
+	err = p.view(ctx, store, func(tx ipam.Tx, boot string) (err error) {
+		ranges, err = ipam.Ranges(tx, boot, p.Now())
+		return err
+	})
+	return conf.Name, ranges, coded(err)
+}
+
+// view runs f on what the store has, unless nothing was ever given.
+func (p *Plugin) view(ctx context.Context, store *disk.Store, f func(tx ipam.Tx, boot string) error) error {
+	boot, err := p.BootID()
+	if err != nil {
+		return fmt.Errorf("read boot id: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = store.View(ctx, func(tx ipam.Tx) error { return f(tx, boot) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }

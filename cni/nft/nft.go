@@ -57,13 +57,12 @@ const tableName = "fairlead-cni"
 
 // put adds elements of one owner. If what they need is not there it is made, by
 // construct. Elements of the same keys that somebody else left are replaced: who
-// gets an address now is its only owner.
-// It reports whether anything was made.
+// gets an address now is its only owner. It reports whether anything was made.
 func (c *Conn) put(elements []element, construct construct) (made bool, err error) {
 	err = c.commit(adding(elements))
-	if errors.Is(err, unix.ENOENT) {
+	for try := 0; errors.Is(err, unix.ENOENT) && try < attempts; try++ { // Collect may take it away before it is used
 		if err := construct.build(); err != nil {
-			return false, err
+			return made, err
 		}
 		made, err = true, c.commit(adding(elements))
 	}

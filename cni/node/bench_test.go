@@ -38,7 +38,7 @@ func benchMembers(n int) []Member {
 func benchNode(b *testing.B) *testNode {
 	b.Helper()
 	n := &testNode{
-		Member: Member{"self", addrs("10.100.255.1", "fd00::ff:1"), cidrs("192.168.0.0/24", "fd77::/64")},
+		Member: Member{Name: "self", Addrs: addrs("10.100.255.1", "fd00::ff:1"), PodCIDRs: cidrs("192.168.0.0/24", "fd77::/64")},
 		ns:     netns.NewT(b),
 	}
 	n.ns.RunT(b, "sh", "-ec", `

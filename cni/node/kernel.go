@@ -33,6 +33,7 @@ type Kernel struct {
 	done   chan struct{} // closed by Close
 
 	closing sync.Once
+	wrote   int
 
 	// Nothing below is to be trusted unless known.
 	known    bool
@@ -144,6 +145,12 @@ func (k *Kernel) try(p Plan) error {
 	k.last = &p
 	return nil
 }
+
+// Routes is how many of ours the kernel has.
+func (k *Kernel) Routes() int { return len(k.have.routes) }
+
+// Wrote is how many things were written or removed since Open.
+func (k *Kernel) Wrote() int { return k.wrote }
 
 // Cleanup removes everything that is ours.
 func (k *Kernel) Cleanup() error { return k.Sync(Plan{}) }

@@ -13,7 +13,7 @@ import (
 )
 
 // patience is how long a test waits for what happens in a moment.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // Every pod reaches every other one and every node, and each is seen by its own
 // address; so does every node every pod.

@@ -22,6 +22,7 @@ package node
 import (
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Member is a node of the cluster.
@@ -31,6 +32,9 @@ type Member struct {
 	Addrs []netip.Addr
 	// PodCIDRs has at most one range of each family.
 	PodCIDRs []netip.Prefix
+	// Created is since when the cluster knows it: of two nodes that claim the same
+	// range the older one has it.
+	Created time.Time
 }
 
 func (m Member) addr(f family) netip.Addr {
@@ -66,15 +70,10 @@ type Options struct {
 	Routing Routing
 	VNI     int // VXLAN network identifier, 1 to 1<<24-1
 	Port    int // UDP port of VXLAN
+	// Services are the ranges of the cluster's virtual IPs, as far as they are
+	// known: in them no pods can be.
+	Services []netip.Prefix
 }
-
-// Problem is why some pods are not reached. All others are.
-type Problem struct {
-	Member string // the node that it is about
-	Text   string
-}
-
-func (p Problem) String() string { return "node " + p.Member + ": " + p.Text }
 
 // family is an address family.
 type family struct {

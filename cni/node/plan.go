@@ -75,7 +75,7 @@ func Make(self Member, others []Member, u *Underlay, o Options) Plan {
 	}
 	m.plan.Ready = len(self.PodCIDRs) > 0 && !m.unfit
 	if len(self.PodCIDRs) == 0 {
-		m.problem(self.Name, "it has no pod CIDR: no pods can run on it")
+		m.problem(NoPodCIDR, self.Name, "it has no pod CIDR: no pods can run on it")
 	}
 	slices.SortFunc(m.plan.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Member, b.Member), cmp.Compare(a.Text, b.Text))
@@ -94,8 +94,8 @@ type maker struct {
 	at       map[netip.Addr]string // address → the node that has it
 }
 
-func (m *maker) problem(member, format string, args ...any) {
-	m.plan.Problems = append(m.plan.Problems, Problem{member, fmt.Sprintf(format, args...)})
+func (m *maker) problem(kind Kind, member, format string, args ...any) {
+	m.plan.Problems = append(m.plan.Problems, Problem{kind, member, fmt.Sprintf(format, args...)})
 }
 
 // connect plans one family.
@@ -106,13 +106,13 @@ func (m *maker) connect(f family) {
 		return
 	}
 	if !own.IsValid() && len(m.self.PodCIDRs) > 0 {
-		m.problem(m.self.Name, "it has no %s pod CIDR, other nodes have: its pods reach theirs by the other family only", f.name)
+		m.problem(NoPodCIDROfBoth, m.self.Name, "it has no %s pod CIDR, other nodes have: its pods reach theirs by the other family only", f.name)
 	}
 	local := m.self.addr(f)
 	device, ok := m.underlay.Addrs[local]
 	if !ok {
 		m.unfit = m.unfit || own.IsValid()
-		m.problem(m.self.Name, "its %s address %s is on no interface that is up: pods of other nodes are not reached over %s", f.name, orNone(local), f.name)
+		m.unreachable(f, local)
 		return
 	}
 	m.plan.Routes = slices.Grow(m.plan.Routes, 2*len(claims))
@@ -128,6 +128,15 @@ func (m *maker) connect(f family) {
 	if way.mtu <= maxMTU && (m.plan.MTU == 0 || way.mtu < m.plan.MTU) {
 		m.plan.MTU = way.mtu
 	}
+}
+
+// unreachable tells that this node has no address of a family.
+func (m *maker) unreachable(f family, local netip.Addr) {
+	if f.name == families[1].name && m.underlay.NoIPv6 {
+		m.problem(IPv6Disabled, m.self.Name, "IPv6 is disabled in its kernel (net.ipv6.conf.all.disable_ipv6): pods of other nodes are not reached over IPv6")
+		return
+	}
+	m.problem(NoAddress, m.self.Name, "its %s address %s is on no interface that is up: pods of other nodes are not reached over %s", f.name, orNone(local), f.name)
 }
 
 // maxMTU is the largest that a device other than the loopback one has (IP_MAX_MTU).
@@ -152,20 +161,23 @@ type way struct {
 func (m *maker) reach(w *way, c claim) {
 	remote := m.others[c.member].addr(w.family)
 	if !remote.IsValid() {
-		m.problem(c.name, "it has no %s address: its pods %s are not reached", w.name, c.cidr)
+		m.problem(NoAddress, c.Name, "it has no %s address: its pods %s are not reached", w.name, c.cidr)
 		return
 	}
 	path := m.underlay.path(remote)
 	owner, taken := m.at[remote]
-	m.at[remote] = c.name
+	m.at[remote] = c.Name
 	switch {
 	case taken:
-		m.problem(c.name, "its address %s is that of node %s: its pods %s are not reached", remote, owner, c.cidr)
+		m.problem(AddressTaken, c.Name, "its address %s is that of node %s: its pods %s are not reached", remote, owner, c.cidr)
+		if owner == m.self.Name {
+			m.problem(AddressTaken, owner, "its address %s is that of node %s too", remote, c.Name)
+		}
 	case path.OnLink && m.options.Routing != VXLAN:
 		w.fit(path)
 		m.plan.Routes = append(m.plan.Routes, Route{mainTable, c.cidr, remote, path.Name, w.local})
 	case m.options.Routing == Direct:
-		m.problem(c.name, "its address %s is not on the link, and routing is %s: its pods %s are not reached", remote, Direct, c.cidr)
+		m.problem(NotOnLink, c.Name, "its address %s is not on the link, and routing is %s: its pods %s are not reached", remote, Direct, c.cidr)
 	default:
 		w.fit(path)
 		m.tunnelTo(w, c.cidr, remote)

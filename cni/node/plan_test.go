@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fairlead/fairlead/e2e/golden"
 )
@@ -28,9 +29,9 @@ func cidrs(texts ...string) []netip.Prefix {
 
 // The cluster of the tests: a is this node, b on its link, c behind a router.
 var (
-	nodeA = Member{"a", addrs("10.0.0.1", "fd00::1"), cidrs("10.244.1.0/24", "fd00:244:1::/64")}
-	nodeB = Member{"b", addrs("10.0.0.2", "fd00::2"), cidrs("10.244.2.0/24", "fd00:244:2::/64")}
-	nodeC = Member{"c", addrs("10.9.0.3", "fd09::3"), cidrs("10.244.3.0/24", "fd00:244:3::/64")}
+	nodeA = Member{Name: "a", Addrs: addrs("10.0.0.1", "fd00::1"), PodCIDRs: cidrs("10.244.1.0/24", "fd00:244:1::/64")}
+	nodeB = Member{Name: "b", Addrs: addrs("10.0.0.2", "fd00::2"), PodCIDRs: cidrs("10.244.2.0/24", "fd00:244:2::/64")}
+	nodeC = Member{Name: "c", Addrs: addrs("10.9.0.3", "fd09::3"), PodCIDRs: cidrs("10.244.3.0/24", "fd00:244:3::/64")}
 )
 
 func testUnderlay() *Underlay {
@@ -55,6 +56,7 @@ func TestMake(t *testing.T) {
 		routing  Routing
 		self     Member
 		underlay func(*Underlay)
+		services []netip.Prefix
 	}{
 		{name: "alone"},
 		{name: "one link", others: []Member{nodeB}},
@@ -96,28 +98,51 @@ func TestMake(t *testing.T) {
 		{
 			name: "overlapping pod CIDRs",
 			others: []Member{
-				{"z", addrs("10.0.0.9"), cidrs("10.244.2.128/25")},
+				{Name: "z", Addrs: addrs("10.0.0.9"), PodCIDRs: cidrs("10.244.2.128/25")},
 				nodeB,
-				{"d", addrs("10.0.0.4"), cidrs("10.244.1.64/26")},
-				{"e", addrs("10.0.0.5"), cidrs("10.0.0.0/16")},
-				{"f", addrs("10.0.0.6"), cidrs("10.9.0.0/24")},
+				{Name: "d", Addrs: addrs("10.0.0.4"), PodCIDRs: cidrs("10.244.1.64/26")},
+				{Name: "e", Addrs: addrs("10.0.0.5"), PodCIDRs: cidrs("10.0.0.0/16")},
+				{Name: "f", Addrs: addrs("10.0.0.6"), PodCIDRs: cidrs("10.9.0.0/24")},
 				nodeC,
 			},
 		},
 		{
-			name: "nodes that lack something",
+			name: "the older node has it",
 			others: []Member{
-				{"no-cidr", addrs("10.0.0.4"), nil},
-				{"no-ipv6", addrs("10.0.0.5"), cidrs("10.244.5.0/24")},
-				{"no-address", addrs("fd00::6"), cidrs("10.244.6.0/24", "fd00:244:6::/64")},
-				{"our-address", addrs("10.0.0.1", "fd00::7"), cidrs("10.244.7.0/24", "fd00:244:7::/64")},
+				{Name: "b", Addrs: addrs("10.0.0.2"), PodCIDRs: cidrs("10.244.2.0/24"), Created: time.Unix(200, 0)},
+				{Name: "z", Addrs: addrs("10.0.0.9"), PodCIDRs: cidrs("10.244.2.0/24"), Created: time.Unix(100, 0)},
 			},
 		},
-		{name: "no pod CIDR here", self: Member{"a", nodeA.Addrs, nil}, others: []Member{nodeB}},
-		{name: "no IPv6 pods here", self: Member{"a", nodeA.Addrs, nodeA.PodCIDRs[:1]}, others: []Member{nodeB}},
+		{
+			name:   "another node has our pod CIDR",
+			others: []Member{{Name: "z", Addrs: nodeB.Addrs, PodCIDRs: cidrs("10.244.1.0/24", "fd00:244:2::/64"), Created: time.Unix(100, 0)}},
+			self:   Member{Name: "a", Addrs: nodeA.Addrs, PodCIDRs: nodeA.PodCIDRs, Created: time.Unix(200, 0)},
+		},
+		{
+			name:     "pods among Services",
+			others:   []Member{nodeB, {Name: "c", Addrs: addrs("10.0.0.3"), PodCIDRs: cidrs("10.96.3.0/24")}},
+			self:     Member{Name: "a", Addrs: nodeA.Addrs, PodCIDRs: cidrs("10.96.1.0/24")},
+			services: cidrs("10.96.0.0/16"),
+		},
+		{
+			name:     "another's pods on a link of ours",
+			others:   []Member{nodeC},
+			underlay: func(u *Underlay) { u.Routes[netip.MustParsePrefix("10.244.3.0/24")] = Path{Device{"eth1", 1500}, true} },
+		},
+		{
+			name: "nodes that lack something",
+			others: []Member{
+				{Name: "no-cidr", Addrs: addrs("10.0.0.4"), PodCIDRs: nil},
+				{Name: "no-ipv6", Addrs: addrs("10.0.0.5"), PodCIDRs: cidrs("10.244.5.0/24")},
+				{Name: "no-address", Addrs: addrs("fd00::6"), PodCIDRs: cidrs("10.244.6.0/24", "fd00:244:6::/64")},
+				{Name: "our-address", Addrs: addrs("10.0.0.1", "fd00::7"), PodCIDRs: cidrs("10.244.7.0/24", "fd00:244:7::/64")},
+			},
+		},
+		{name: "no pod CIDR here", self: Member{Name: "a", Addrs: nodeA.Addrs, PodCIDRs: nil}, others: []Member{nodeB}},
+		{name: "no IPv6 pods here", self: Member{Name: "a", Addrs: nodeA.Addrs, PodCIDRs: nodeA.PodCIDRs[:1]}, others: []Member{nodeB}},
 		{
 			name: "IPv6 disabled here", others: []Member{nodeB},
-			underlay: func(u *Underlay) { delete(u.Addrs, nodeA.Addrs[1]) },
+			underlay: func(u *Underlay) { delete(u.Addrs, nodeA.Addrs[1]); u.NoIPv6 = true },
 		},
 		{
 			name: "own pod CIDR on a link", others: []Member{nodeB},
@@ -136,7 +161,7 @@ func TestMake(t *testing.T) {
 			if tt.routing == "" {
 				tt.routing = Auto
 			}
-			plan := Make(tt.self, tt.others, u, Options{Routing: tt.routing, VNI: 1, Port: 4789})
+			plan := Make(tt.self, tt.others, u, Options{Routing: tt.routing, VNI: 1, Port: 4789, Services: tt.services})
 			golden.Compare(t, filepath.Join("testdata", strings.ReplaceAll(tt.name, " ", "-")+".golden"), print(plan))
 		})
 	}
@@ -160,7 +185,7 @@ func print(p Plan) string {
 	}
 	fmt.Fprintf(&b, "mtu %d\nready %t\n", p.MTU, p.Ready)
 	for _, problem := range p.Problems {
-		fmt.Fprintln(&b, "problem:", problem)
+		fmt.Fprintf(&b, "problem: %s: %s\n", problem.Kind, problem)
 	}
 	return b.String()
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -34,6 +35,11 @@ func (k *Kernel) read() error {
 	if err := k.readRoutes(devices); err != nil {
 		return err
 	}
+	disabled, err := k.host.Sysctl("net/ipv6/conf/all/disable_ipv6")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	k.underlay.NoIPv6 = err != nil || disabled == "1"
 	return k.readRules()
 }
 

@@ -9,6 +9,7 @@ import (
 type Underlay struct {
 	Addrs  map[netip.Addr]Device // the node's own addresses that can be used → where they are
 	Routes map[netip.Prefix]Path // of the main table that are not ours, by destination
+	NoIPv6 bool                  // the kernel has it switched off
 
 	lengths []int // of the destinations' prefixes, the longest first; nil: not yet known
 }

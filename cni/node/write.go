@@ -82,12 +82,14 @@ func remove[K, V comparable](w *writer, want, old iter.Seq2[K, V], have map[K]V,
 	}
 }
 
-// did notes an error, if there is one.
+// did notes a write, or an error if there is one.
 func (w *writer) did(err error) bool {
 	if err != nil {
 		w.errs = append(w.errs, err)
+		return false
 	}
-	return err == nil
+	w.wrote++
+	return true
 }
 
 // gone turns the error of a removal into nil if there was nothing to remove.
@@ -145,7 +147,7 @@ func (w *writer) readyTunnel(vxlan *netlink.Vxlan) error {
 	}
 	err = w.handle.LinkSetUp(vxlan)
 	if errors.Is(err, unix.EADDRINUSE) {
-		err = fmt.Errorf("UDP port %d is taken by another program: %w", vxlan.Port, err)
+		err = fmt.Errorf("UDP port %d is %w: %w", vxlan.Port, ErrPortTaken, err)
 	}
 	if err != nil {
 		return fmt.Errorf("set %s up: %w", name, err)

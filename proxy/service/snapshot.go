@@ -118,6 +118,7 @@ type Node struct {
 	// PodCIDRs has at most one prefix of each family.
 	PodCIDRs []netip.Prefix
 	Zone     string // label topology.kubernetes.io/zone
+	Created  time.Time
 	// Leaving: the node is being deleted, by itself or by the cluster autoscaler.
 	Leaving bool
 }

@@ -195,6 +195,7 @@ func convertNode(obj *corev1.Node) (*service.Node, field.ErrorList) {
 		Addresses: addrs,
 		PodCIDRs:  cidrs,
 		Zone:      obj.Labels[corev1.LabelTopologyZone],
+		Created:   obj.CreationTimestamp.Time,
 		Leaving:   leaving(obj),
 	}, errs
 }

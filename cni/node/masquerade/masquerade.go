@@ -89,11 +89,11 @@ func joined(low, high netip.Prefix) (netip.Prefix, bool) {
 // Table is where the rules are.
 type Table interface {
 	// Sync makes the kernel agree with the ranges, writing only what differs from
-	// the last time. The first time, and after an error, it writes all. Ranges
-	// without pods leave nothing.
+	// the last time, or the first time, and after an error, from what there is.
+	// Ranges without pods leave nothing.
 	Sync(Ranges) error
-	// Lost tells, until ctx ends, that somebody may have removed the rules; the
-	// next Sync looks. A nil channel never tells. It is called once.
+	// Lost tells, until ctx ends, that somebody may have changed or removed the
+	// rules; the next Sync looks. A nil channel never tells. It is called once.
 	Lost(ctx context.Context) (<-chan struct{}, error)
 	fmt.Stringer
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -219,24 +220,89 @@ func TestNFTablesChanges(t *testing.T) {
 	}
 }
 
-// A firewall that is loaded anew takes all tables with it; ours come back.
-func TestNFTablesLost(t *testing.T) {
+// What others do to our tables is told, and the next Sync puts it right.
+func TestNFTablesDamage(t *testing.T) {
 	w := newWorld(t)
 	table := w.open(t, func() (Table, error) { return OpenNFTables() })
-	var lost <-chan struct{}
+	lost := w.lost(t, table)
+	ranges := NewRanges(prefixes("10.244.1.0/24", "fd00:244:1::/64"), prefixes("10.0.0.2/32", "10.244.0.0/16", "fd00::2/128"))
+	w.sync(t, table, ranges)
+	want := handles.ReplaceAllString(w.dump(t), "")
+	tests := []struct{ name, damage string }{
+		{"a firewall is loaded anew", "nft flush ruleset"},
+		{"table deleted", "nft delete table ip6 fairlead-node"},
+		{"rules deleted", "nft flush chain ip fairlead-node postrouting"},
+		{"rule added", "nft insert rule ip6 fairlead-node postrouting accept"},
+		{"chain added", "nft add chain ip fairlead-node other"},
+		{"range deleted", "nft delete element ip fairlead-node cluster '{ 10.0.0.2 }'"},
+		{"range added", "nft add element ip fairlead-node cluster '{ 198.51.100.0/24 }'"},
+		{"ranges deleted", "nft flush set ip6 fairlead-node pods"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w.node.RunT(t, "sh", "-c", tt.damage)
+			await(t, lost)
+			w.sync(t, table, ranges)
+			if diff := cmp.Diff(want, handles.ReplaceAllString(w.dump(t), "")); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+	if got := w.saw(t, "tcp", "198.51.100.2"); got != "10.0.0.1" {
+		t.Errorf("the server saw %s, want 10.0.0.1", got)
+	}
+}
+
+// dump is our tables, with the numbers that tell one rule from the next one like it.
+func (w world) dump(t *testing.T) string {
+	t.Helper()
+	return w.node.RunT(t, "sh", "-ec", "nft -a list table ip fairlead-node; nft -a list table ip6 fairlead-node")
+}
+
+var handles = regexp.MustCompile(` # handle \d+`)
+
+func (w world) lost(t *testing.T, table Table) (lost <-chan struct{}) {
+	t.Helper()
 	if err := w.node.Do(func() (err error) { lost, err = table.Lost(t.Context()); return err }); err != nil {
 		t.Fatal(err)
 	}
-	ranges := NewRanges(prefixes("10.244.1.0/24"), prefixes("10.0.0.2/32"))
-	w.sync(t, table, ranges)
-	w.node.RunT(t, "nft", "flush", "ruleset")
+	return lost
+}
+
+func await(t *testing.T, lost <-chan struct{}) {
+	t.Helper()
 	select {
 	case <-lost:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing is told")
 	}
-	w.sync(t, table, ranges)
-	if got := w.saw(t, "tcp", "198.51.100.2"); got != "10.0.0.1" {
-		t.Errorf("the server saw %s, want 10.0.0.1", got)
+}
+
+// What is right is not written again: neither by a process that starts where
+// another one was, nor by the one that hears of what the other wrote.
+func TestNFTablesRestart(t *testing.T) {
+	w := world{node: netns.NewT(t)}
+	ranges := NewRanges(prefixes("10.244.1.0/24", "fd00:244:1::/64"), prefixes("10.0.0.0/25", "10.0.0.128/26", "10.1.0.0/16", "fd00::/64"))
+	before := w.open(t, func() (Table, error) { return OpenNFTables() })
+	lost := w.lost(t, before)
+	w.sync(t, before, ranges)
+	want := w.dump(t)
+	after := w.open(t, func() (Table, error) { return OpenNFTables() })
+	w.sync(t, after, ranges)
+	if diff := cmp.Diff(want, w.dump(t)); diff != "" {
+		t.Errorf("the second process wrote (-before +after):\n%s", diff)
+	}
+	more := NewRanges(ranges.Pods, append(prefixes("10.9.0.0/16"), ranges.Cluster...))
+	w.sync(t, after, more)
+	await(t, lost)
+	want = w.dump(t)
+	w.sync(t, before, more)
+	if diff := cmp.Diff(want, w.dump(t)); diff != "" {
+		t.Errorf("the first process wrote (-before +after):\n%s", diff)
+	}
+	select {
+	case <-lost:
+		t.Error("a process is told of what it wrote itself")
+	default:
 	}
 }

@@ -29,10 +29,11 @@ import (
 // would otherwise take the same one, and one of them be dropped.
 type NFTables struct {
 	conn  *nftables.Conn
+	port  uint32 // of conn (netlink(7), nl_pid): in news of what it wrote
 	have  Ranges
 	known bool // have is what the kernel has, unless suspect
 
-	suspect atomic.Bool // somebody has removed a table; it may be ours
+	suspect atomic.Bool // somebody else has changed a table of ours
 }
 
 const nftName = "fairlead-node"
@@ -43,16 +44,31 @@ const buffers = 8 << 20
 // OpenNFTables opens nftables in the network namespace of the calling thread. It
 // fails if the kernel has none.
 func OpenNFTables() (*NFTables, error) {
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetReadBuffer(buffers), c.SetWriteBuffer(buffers))
-	}))
+	n := &NFTables{}
+	var err error
+	n.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(n.prepare))
 	if err == nil {
-		_, err = conn.ListTables()
+		_, err = n.conn.ListTables()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	return &NFTables{conn: conn}, nil
+	return n, nil
+}
+
+func (n *NFTables) prepare(c *netlink.Conn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var named error
+	err = raw.Control(func(fd uintptr) {
+		var addr unix.Sockaddr
+		if addr, named = unix.Getsockname(int(fd)); named == nil {
+			n.port = addr.(*unix.SockaddrNetlink).Pid
+		}
+	})
+	return errors.Join(err, named, c.SetReadBuffer(buffers), c.SetWriteBuffer(buffers))
 }
 
 func (n *NFTables) String() string { return "nftables" }
@@ -70,7 +86,7 @@ func (n *NFTables) Lost(ctx context.Context) (<-chan struct{}, error) {
 	return lost, nil
 }
 
-// listen passes on that a table was removed, until news is closed.
+// listen passes on that somebody changed a table of ours, until news is closed.
 func (n *NFTables) listen(news *netlink.Conn, lost chan<- struct{}) {
 	for {
 		messages, err := news.Receive()
@@ -78,7 +94,7 @@ func (n *NFTables) listen(news *netlink.Conn, lost chan<- struct{}) {
 		if err != nil && !overrun {
 			return
 		}
-		if !overrun && !slices.ContainsFunc(messages, removesTable) {
+		if !overrun && !slices.ContainsFunc(messages, n.isDamage) {
 			continue
 		}
 		n.suspect.Store(true)
@@ -89,57 +105,57 @@ func (n *NFTables) listen(news *netlink.Conn, lost chan<- struct{}) {
 	}
 }
 
-func removesTable(m netlink.Message) bool {
-	return m.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE
-}
-
-// look finds out whether our tables are still there, if there is a doubt.
-func (n *NFTables) look() error {
-	if !n.suspect.Swap(false) {
-		return nil
+// isDamage says whether news is of a change, by somebody else, of anything in a
+// table of our name. In messages of all kinds the first attribute is the table.
+func (n *NFTables) isDamage(m netlink.Message) bool {
+	const header = 4 // struct nfgenmsg
+	if m.Header.PID == n.port || len(m.Data) < header {
+		return false
 	}
-	for _, is6 := range []bool{false, true} {
-		t := newNFTable(is6)
-		tables, err := n.conn.ListTablesOfFamily(t.Family)
-		if err != nil {
-			n.suspect.Store(true)
-			return fmt.Errorf("list tables of nftables: %w", err)
+	attrs, err := netlink.NewAttributeDecoder(m.Data[header:])
+	if err != nil || m.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN { // has no table
+		return false
+	}
+	for attrs.Next() {
+		if attrs.Type() == unix.NFTA_TABLE_NAME {
+			return attrs.String() == nftName
 		}
-		is := slices.ContainsFunc(tables, func(other *nftables.Table) bool { return other.Name == nftName })
-		n.known = n.known && is == (len(n.have.of(is6).Pods) > 0)
 	}
-	return nil
+	return false
 }
 
 // Sync implements Table.
 func (n *NFTables) Sync(want Ranges) error {
-	if err := n.look(); err != nil {
-		return err
+	if n.suspect.Swap(false) {
+		n.known = false
 	}
 	if n.known && n.have.Equal(want) {
 		return nil
 	}
+	known := n.known
+	n.known = false
 	for _, is6 := range []bool{false, true} {
-		t := newNFTable(is6)
-		have, want := n.have.of(is6), want.of(is6)
-		var err error
-		switch {
-		case n.known && len(have.Pods) > 0 && len(want.Pods) > 0:
-			err = errors.Join(n.change(t.pods, have.Pods, want.Pods), n.change(t.cluster, have.Cluster, want.Cluster))
-		default:
-			err = n.write(t, want)
-		}
-		if err != nil {
-			n.known = false
+		if err := n.queue(newNFTable(is6), known, n.have.of(is6), want.of(is6)); err != nil {
 			return fmt.Errorf("queue masquerading: %w", err)
 		}
 	}
-	err := n.conn.Flush()
-	n.have, n.known = want, err == nil
-	if err != nil {
+	if err := n.conn.Flush(); err != nil {
 		return fmt.Errorf("write masquerading to nftables: %w", err)
 	}
+	n.have, n.known = want, true
 	return nil
+}
+
+// queue queues what one family lacks. What is right stays, also after a restart.
+func (n *NFTables) queue(t nftTable, known bool, have, want Ranges) error {
+	if known && len(have.Pods) > 0 && len(want.Pods) > 0 {
+		return errors.Join(n.change(t.pods, have.Pods, want.Pods), n.change(t.cluster, have.Cluster, want.Cluster))
+	}
+	right, err := n.isRight(t, want)
+	if err != nil || right {
+		return err
+	}
+	return n.write(t, want)
 }
 
 // nftTable is the table of a family.
@@ -185,12 +201,15 @@ func (n *NFTables) write(t nftTable, want Ranges) error {
 			return err
 		}
 	}
-	chain := n.conn.AddChain(&nftables.Chain{
+	n.conn.AddRule(&nftables.Rule{Table: t.Table, Chain: n.conn.AddChain(t.chain()), Exprs: t.rule()})
+	return nil
+}
+
+func (t nftTable) chain() *nftables.Chain {
+	return &nftables.Chain{
 		Name: "postrouting", Table: t.Table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-	})
-	n.conn.AddRule(&nftables.Rule{Table: t.Table, Chain: chain, Exprs: t.rule()})
-	return nil
+	}
 }
 
 func (t nftTable) rule() []expr.Any {

@@ -1,0 +1,63 @@
+package node
+
+import (
+	"errors"
+)
+
+// Problem is why some pods are not reached. All others are.
+type Problem struct {
+	Kind   Kind
+	Member string // the node that it is about
+	Text   string
+}
+
+func (p Problem) String() string { return "node " + p.Member + ": " + p.Text }
+
+// Kind says for programs what is wrong.
+type Kind string
+
+// The kinds.
+const (
+	NoPodCIDR        Kind = "NoPodCIDR"               // of any family
+	NoPodCIDROfBoth  Kind = "PodCIDRMissing"          // of a family that others have
+	NoAddress        Kind = "NodeAddressMissing"      // of a family, or none that can be used
+	IPv6Disabled     Kind = "IPv6Disabled"            // in the kernel of this node
+	AddressTaken     Kind = "NodeAddressTaken"        // by another node
+	NotOnLink        Kind = "NodeNotOnLink"           // and routing is Direct
+	OverlapsNode     Kind = "PodCIDROverlapsNode"     // the pod CIDR or the address of another one
+	OverlapsLink     Kind = "PodCIDROverlapsLink"     // of this node
+	OverlapsServices Kind = "PodCIDROverlapsServices" // see Options
+	PortTaken        Kind = "VXLANPortTaken"          // on this node
+	NotProgrammed    Kind = "NotProgrammed"           // the kernel of this node refuses something else
+)
+
+// ErrPortTaken says that the UDP port of VXLAN is another program's.
+var ErrPortTaken = errors.New("taken by another program")
+
+// Failed makes Problems of a node of an error: of one of errors.Join one each.
+func Failed(member string, err error) []Problem {
+	var problems []Problem
+	for _, err := range each(err) {
+		kind := NotProgrammed
+		if errors.Is(err, ErrPortTaken) {
+			kind = PortTaken
+		}
+		problems = append(problems, Problem{kind, member, err.Error()})
+	}
+	return problems
+}
+
+func each(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // what is wrapped further in has words around it
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, err := range joined.Unwrap() {
+		all = append(all, each(err)...)
+	}
+	return all
+}
