@@ -128,15 +128,13 @@ func (f nodeFlags) newLoop(e env) (*nodeLoop, error) {
 	if n.options, err = f.options(); err != nil {
 		return nil, err
 	}
+	n.planner = cninode.NewPlanner(n.name, n.options)
 	switch f.masquerade {
 	case "auto", "nftables", "iptables", "none":
 	default:
 		return nil, usagef("--masquerade %q: allowed are auto, nftables, iptables and none", f.masquerade)
 	}
 	if n.notMasquerade, err = parseCIDRs("--non-masquerade-cidrs", f.notMasquerade, ""); err != nil {
-		return nil, err
-	}
-	if n.options.Services, err = parseCIDRs("--service-cidrs", f.services, ""); err != nil {
 		return nil, err
 	}
 	n.installer, err = f.install.newInstaller()
@@ -155,7 +153,8 @@ func (f nodeFlags) options() (cninode.Options, error) {
 	if f.port < 1 || f.port >= 1<<16 {
 		return cninode.Options{}, usagef("--vxlan-port %d: allowed are 1 to 65535", f.port)
 	}
-	return cninode.Options{Routing: cninode.Routing(f.routing), VNI: f.vni, Port: f.port}, nil
+	services, err := parseCIDRs("--service-cidrs", f.services, "")
+	return cninode.Options{Routing: cninode.Routing(f.routing), VNI: f.vni, Port: f.port, Services: services}, err
 }
 
 // cleanupNode removes what 'fairlead node' programmed and wrote. The configuration

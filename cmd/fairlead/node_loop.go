@@ -22,6 +22,7 @@ import (
 type nodeLoop struct {
 	name          string
 	options       cninode.Options
+	planner       *cninode.Planner
 	notMasquerade []netip.Prefix
 	kernel        *cninode.Kernel
 	table         masquerade.Table // nil: nothing is masqueraded
@@ -32,8 +33,11 @@ type nodeLoop struct {
 	events        events
 	log           *slog.Logger
 
-	members   map[string]cninode.Member // by name, this node too; nil before the first news
-	ranges    masquerade.Ranges         // of members; zero: to be made anew
+	nodes     map[string][]netip.Prefix // by name, this one too → its part of cluster; nil before the first news
+	cluster   masquerade.Cluster        // the ranges of all pods and nodes, and what was said to belong to them
+	ranges    masquerade.Ranges         // of cluster; zero: to be made anew
+	changes   []cninode.Change          // of the plan that the kernel does not have yet, if it can follow so
+	whole     bool                      // it cannot: the plan is to be made whole
 	since     time.Time                 // when the news came that the kernel does not agree with; zero: it agrees
 	damaged   bool                      // the kernel changed by itself, or somebody else changed it, since it agreed
 	problems  []cninode.Problem         // that the last sync found
@@ -97,7 +101,7 @@ func (l *nodeLoop) run(ctx context.Context, source proxy.Source) error {
 			continue
 		}
 		retry, again = 0, nil
-		if first && l.members[l.name].Name != "" {
+		if first && l.nodes[l.name] != nil {
 			first = false
 			sweep.Reset(0)
 		}
@@ -106,7 +110,7 @@ func (l *nodeLoop) run(ctx context.Context, source proxy.Source) error {
 
 // wait waits for news, takes it in, and says whether there may be something to do.
 func (l *nodeLoop) wait(ctx context.Context, cluster <-chan clusterNews, again <-chan time.Time, sweep *time.Timer) (due bool, err error) {
-	held := again != nil || l.members == nil
+	held := again != nil || l.nodes == nil
 	select {
 	case <-ctx.Done():
 		return false, nil
@@ -175,17 +179,40 @@ func (l *nodeLoop) note(news watch.News) {
 			l.log.Info("mended", "problem", p)
 		}
 	}
-	if l.members == nil {
-		l.members = map[string]cninode.Member{}
+	underlay, err := l.kernel.Underlay()
+	l.whole = l.whole || err != nil || !l.kernel.Agrees()
+	if l.nodes == nil {
+		l.nodes = map[string][]netip.Prefix{}
+		l.cluster.Add(l.notMasquerade...)
 	}
+	var come []netip.Prefix
 	for name, n := range news.Update.Nodes {
+		l.cluster.Remove(l.nodes[name]...)
+		change, ok := cninode.Change{}, false
 		if n == nil {
-			delete(l.members, name)
-			continue
+			change, ok = l.planner.Remove(name, underlay)
+			delete(l.nodes, name)
+		} else {
+			change, ok = l.planner.Set(cninode.Member{Name: n.Name, Addrs: n.Addresses, PodCIDRs: n.PodCIDRs, Created: n.Created}, underlay)
+			l.nodes[name] = partOfCluster(n)
+			come = append(come, l.nodes[name]...)
 		}
-		l.members[name] = cninode.Member{Name: n.Name, Addrs: n.Addresses, PodCIDRs: n.PodCIDRs, Created: n.Created}
+		l.changes, l.whole = append(l.changes, change), l.whole || !ok
 	}
+	l.cluster.Add(come...)
 	l.ranges = masquerade.Ranges{}
+}
+
+// partOfCluster is what of the cluster a node is: its pods and itself.
+func partOfCluster(n *service.Node) []netip.Prefix {
+	part := slices.Clone(n.PodCIDRs)
+	for _, a := range n.Addresses {
+		part = append(part, netip.PrefixFrom(a, a.BitLen()))
+	}
+	if part == nil {
+		part = []netip.Prefix{} // it is there
+	}
+	return part
 }
 
 // noteKernel takes in what the kernel said, and with it what else has come: many
@@ -207,7 +234,7 @@ func (l *nodeLoop) noteKernel(n cninode.News) bool {
 
 // sync has the kernel agree with what is known, and says whether it does.
 func (l *nodeLoop) sync() bool {
-	self, ok := l.members[l.name]
+	self, ok := l.planner.Self()
 	if !ok {
 		// What is programmed stays: this is more likely a mistake than an order.
 		l.problems = []cninode.Problem{{Kind: "NodeUnknown", Member: l.name, Text: "the cluster has no node of this name, nothing is changed: see --node-name"}}
@@ -216,12 +243,13 @@ func (l *nodeLoop) sync() bool {
 		return true
 	}
 	started, wrote := time.Now(), l.kernel.Wrote()
-	plan, failed := l.program(self)
+	failed := l.program(self)
+	plan := l.planner.Summary()
 	ok = len(failed) == 0
-	l.problems = append(plan.Problems, failed...)
+	l.problems = slices.Concat(plan.Problems, failed)
 	l.report()
 	l.metrics.Tried(metrics.Counts{
-		Nodes: len(l.members), Tunnels: len(plan.Tunnels), Wanted: len(plan.Routes), Programmed: l.kernel.Routes(),
+		Nodes: len(l.nodes), Tunnels: plan.Tunnels, Wanted: plan.Routes, Programmed: l.kernel.Routes(),
 	})
 	if l.damaged && l.kernel.Wrote() > wrote {
 		l.metrics.Repaired("routes")
@@ -231,7 +259,7 @@ func (l *nodeLoop) sync() bool {
 		l.since, l.damaged = time.Time{}, false
 	}
 	if ok && !l.connected {
-		l.log.Info("connected", "nodes", len(l.members), "routes", len(plan.Routes), "tunnels", len(plan.Tunnels), "mtu", plan.MTU, "took", time.Since(started))
+		l.log.Info("connected", "nodes", len(l.nodes), "routes", plan.Routes, "tunnels", plan.Tunnels, "mtu", plan.MTU, "took", time.Since(started))
 	}
 	l.connected = ok
 	l.health.tell(ok, plan.Ready)
@@ -240,7 +268,7 @@ func (l *nodeLoop) sync() bool {
 
 // program does all that pods need, and then tells the runtime that it may make
 // some. It returns what could not be done.
-func (l *nodeLoop) program(self cninode.Member) (plan cninode.Plan, failed []cninode.Problem) {
+func (l *nodeLoop) program(self cninode.Member) (failed []cninode.Problem) {
 	try := func(what string, kind cninode.Kind, do func() error) {
 		problems := cninode.Failed(l.name, do())
 		if len(problems) > 0 {
@@ -253,32 +281,35 @@ func (l *nodeLoop) program(self cninode.Member) (plan cninode.Plan, failed []cni
 			failed = append(failed, p)
 		}
 	}
-	try("routes", "", func() error {
-		underlay, err := l.kernel.Underlay()
-		if err != nil {
-			return err
-		}
-		plan = cninode.Make(self, l.others(), underlay, l.options)
-		return l.kernel.Sync(plan)
-	})
+	try("routes", "", l.connect)
 	try("masquerade", "NotMasqueraded", func() error { return l.masquerade(self) })
 	try("install", "NotInstalled", l.installer.plugin)
-	if len(failed) == 0 && plan.Ready {
+	if plan := l.planner.Summary(); len(failed) == 0 && plan.Ready {
 		try("install", "NotInstalled", func() error {
 			return l.installer.config(install.Values{NodeName: self.Name, PodCIDRs: self.PodCIDRs, MTU: plan.MTU})
 		})
 	}
-	return plan, failed
+	return failed
 }
 
-func (l *nodeLoop) others() []cninode.Member {
-	others := make([]cninode.Member, 0, len(l.members))
-	for name, m := range l.members {
-		if name != l.name {
-			others = append(others, m)
+// connect programs the plan: what has changed of it, if the kernel has all else.
+func (l *nodeLoop) connect() error {
+	changes, whole := l.changes, l.whole
+	l.changes, l.whole = nil, false
+	if whole || !l.kernel.Agrees() {
+		underlay, err := l.kernel.Underlay()
+		if err != nil {
+			l.whole = true
+			return err
+		}
+		return l.kernel.Sync(l.planner.Whole(underlay))
+	}
+	for _, change := range changes {
+		if err := l.kernel.Change(change); err != nil {
+			return err // and the kernel does not agree
 		}
 	}
-	return others
+	return nil
 }
 
 // masquerade: the cluster is all pods and nodes, and what was said to belong to it.
@@ -289,14 +320,7 @@ func (l *nodeLoop) masquerade(self cninode.Member) error {
 		return nil
 	}
 	if len(l.ranges.Pods) == 0 {
-		cluster := slices.Clone(l.notMasquerade)
-		for _, m := range l.members {
-			cluster = append(cluster, m.PodCIDRs...)
-			for _, a := range m.Addrs {
-				cluster = append(cluster, netip.PrefixFrom(a, a.BitLen()))
-			}
-		}
-		l.ranges = masquerade.NewRanges(self.PodCIDRs, cluster)
+		l.ranges = l.cluster.Ranges(self.PodCIDRs)
 	}
 	return l.table.Sync(l.ranges)
 }

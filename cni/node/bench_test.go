@@ -67,21 +67,47 @@ func BenchmarkAppear(b *testing.B) {
 // BenchmarkChange has one of many nodes get another address, planned and
 // programmed. The news of it are taken in in between.
 func BenchmarkChange(b *testing.B) {
-	for _, count := range []int{1000, 5000} {
+	for _, count := range []int{10, 1000, 5000} {
 		b.Run(fmt.Sprint(count), func(b *testing.B) {
 			members := benchMembers(count)
 			n := benchNode(b)
 			n.kernel = openKernel(b, n.ns)
-			benchSync(b, n, members)
-			changed := &members[count-1]
+			p := NewPlanner(n.Name, testOptions)
+			for _, m := range append(members, n.Member) {
+				p.Set(m, &n.kernel.underlay)
+			}
+			for !n.kernel.Agrees() { // news of what is only half made come in between
+				benchMust(b, n.syncWhole(p))
+				n.takeNews()
+			}
+			changed := members[count-1]
 			for i := 0; b.Loop(); i++ {
 				b.StopTimer()
 				n.takeNews()
-				b.StartTimer()
 				changed.Addrs = addrs(fmt.Sprintf("10.200.0.%d", 1+i%2), fmt.Sprintf("fd0a::%d", 1+i%2))
-				benchSync(b, n, members)
+				b.StartTimer()
+				c, ok := p.Set(changed, &n.kernel.underlay)
+				if !ok || !n.kernel.Agrees() {
+					b.Fatal("the plan cannot follow")
+				}
+				benchMust(b, n.kernel.Change(c))
 			}
 		})
+	}
+}
+
+func (n *testNode) syncWhole(p *Planner) error {
+	u, err := n.kernel.Underlay()
+	if err != nil {
+		return err
+	}
+	return n.kernel.Sync(p.Whole(u))
+}
+
+func benchMust(b *testing.B, err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
 	}
 }
 

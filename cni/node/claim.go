@@ -110,7 +110,10 @@ func (m *maker) withoutNodes(f family, claims []claim) []claim {
 		if !found {
 			i--
 		}
-		if i >= 0 && claims[i].cidr.Contains(addr) {
+		if i < 0 || !claims[i].cidr.Contains(addr) {
+			continue
+		}
+		if name, ok := inside[i]; !ok || member.Name < name { // of several always the same
 			inside[i] = member.Name
 		}
 	}

@@ -38,7 +38,8 @@ type Kernel struct {
 	// Nothing below is to be trusted unless known.
 	known    bool
 	have     state
-	last     *Plan // have is what it wants; nil: have may be anything
+	agreed   bool  // have is what is wanted
+	last     *Plan // have is what it wants; nil: have may be anything, or what a Change left
 	underlay Underlay
 	links    map[int]device // those that are ours or part of the underlay, by index
 }
@@ -136,13 +137,39 @@ func (k *Kernel) try(p Plan) error {
 	if err := k.learn(); err != nil {
 		return err
 	}
+	if k.last == nil {
+		if err := k.bring(p, nil); err != nil {
+			return err
+		}
+	} else if err := k.bring(p.differing(*k.last)); err != nil {
+		return err
+	}
+	k.last = &p
+	return nil
+}
+
+// Change makes the kernel agree with what the plan has become by a change. It
+// must have agreed before. After an error the next call must be a Sync.
+func (k *Kernel) Change(c Change) error {
+	err := k.bring(c.New, &c.Old)
+	k.last = nil
+	return err
+}
+
+// Agrees says that the kernel has exactly what Sync and Change were to bring last,
+// and that the underlay has not changed.
+func (k *Kernel) Agrees() bool { return k.known && k.agreed }
+
+// bring writes what of want the kernel has not, and removes what of old it has and
+// is not wanted; of old nil, everything.
+func (k *Kernel) bring(want Plan, old *Plan) error {
 	w := writer{Kernel: k}
-	w.bring(p)
-	if len(w.errs) > 0 {
+	w.bring(want, old)
+	k.agreed = len(w.errs) == 0
+	if !k.agreed {
 		k.known = false
 		return errors.Join(w.errs...)
 	}
-	k.last = &p
 	return nil
 }
 

@@ -60,7 +60,7 @@ func (k *Kernel) Note(n News) bool {
 		changed = k.note(m.Header.Type, m.Data) || changed
 	}
 	if changed {
-		k.last = nil
+		k.agreed, k.last = false, nil
 	}
 	return changed
 }

@@ -14,7 +14,7 @@ import (
 // read learns everything anew: what the underlay looks like and what the kernel
 // has of ours.
 func (k *Kernel) read() error {
-	k.have, k.last = newState(), nil
+	k.have, k.agreed, k.last = newState(), false, nil
 	k.links = map[int]device{}
 	k.underlay = Underlay{Addrs: map[netip.Addr]Device{}, Routes: map[netip.Prefix]Path{}}
 	devices := map[int]device{}

@@ -168,9 +168,7 @@ func TestMembersChange(t *testing.T) {
 		if err := fresh.learn(); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, fresh.have, cmp.AllowUnexported(state{}, neighbourKey{}, forwardKey{}, routeKey{}, hop{}),
-			cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
-			cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		if diff := cmp.Diff(want, fresh.have, cmp.AllowUnexported(state{}, neighbourKey{}, forwardKey{}, routeKey{}, hop{}), sameAddrs, samePrefixes); diff != "" {
 			t.Errorf("%+v: the kernel differs from the plan (-plan +kernel):\n%s", step, diff)
 		}
 	}

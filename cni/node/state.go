@@ -102,12 +102,12 @@ func (p Plan) rules() iter.Seq2[Rule, struct{}] {
 
 // differing is what p has and old has not, and the other way round: of each list
 // and family what is left without the beginning and the end that both share.
-func (p Plan) differing(old Plan) (Plan, Plan) {
+func (p Plan) differing(old Plan) (Plan, *Plan) {
 	p.Tunnels, old.Tunnels = middles(p.Tunnels, old.Tunnels)
 	p.Neighbours, old.Neighbours = middlesByFamily(p.Neighbours, old.Neighbours, func(n Neighbour) bool { return n.Addr.Is6() })
 	p.Routes, old.Routes = middlesByFamily(p.Routes, old.Routes, func(r Route) bool { return r.Dst.Addr().Is6() })
 	p.Rules, old.Rules = middles(p.Rules, old.Rules)
-	return p, old
+	return p, &old
 }
 
 func middlesByFamily[T comparable](a, b []T, is6 func(T) bool) ([]T, []T) {

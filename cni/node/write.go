@@ -20,14 +20,10 @@ type writer struct {
 	errs []error
 }
 
-// bring writes what differs. What is new comes before what is gone, in the order
+// bring is Kernel.bring. What is new comes before what is gone, in the order
 // in which one thing needs the other, and what is gone goes in the opposite one:
 // a node whose address changes is reached all the time.
-func (w *writer) bring(p Plan) {
-	want, old := p, Plan{}
-	if w.last != nil { // the kernel has all of it: only what differs is looked at
-		want, old = p.differing(*w.last)
-	}
+func (w *writer) bring(want Plan, old *Plan) {
 	put(w, want.tunnels(), w.have.tunnels, w.putTunnel)
 	for _, t := range want.Tunnels {
 		if _, ok := w.have.tunnels[t.Name]; !ok {
@@ -39,11 +35,11 @@ func (w *writer) bring(p Plan) {
 	put(w, want.routes(), w.have.routes, w.putRoute)
 	put(w, want.rules(), w.have.rules, w.putRule)
 
-	remove(w, want.rules(), old.rules(), w.have.rules, w.removeRule)
-	remove(w, want.routes(), old.routes(), w.have.routes, w.removeRoute)
-	remove(w, want.forwards(), old.forwards(), w.have.forwards, w.removeForward)
-	remove(w, want.neighbours(), old.neighbours(), w.have.neighbours, w.removeNeighbour)
-	remove(w, want.tunnels(), old.tunnels(), w.have.tunnels, w.removeTunnel)
+	remove(w, want.rules(), before(old, Plan.rules, w.have.rules), w.have.rules, w.removeRule)
+	remove(w, want.routes(), before(old, Plan.routes, w.have.routes), w.have.routes, w.removeRoute)
+	remove(w, want.forwards(), before(old, Plan.forwards, w.have.forwards), w.have.forwards, w.removeForward)
+	remove(w, want.neighbours(), before(old, Plan.neighbours, w.have.neighbours), w.have.neighbours, w.removeNeighbour)
+	remove(w, want.tunnels(), before(old, Plan.tunnels, w.have.tunnels), w.have.tunnels, w.removeTunnel)
 }
 
 // put writes what have lacks of want. write is told what was there before, if
@@ -64,12 +60,16 @@ func put[K, V comparable](w *writer, want iter.Seq2[K, V], have map[K]V, write f
 	}
 }
 
-// remove removes what have has beyond want: of old, what was wanted before, if the
-// kernel has that and nothing else.
-func remove[K, V comparable](w *writer, want, old iter.Seq2[K, V], have map[K]V, unwrite func(K, V) error) {
-	if w.last == nil {
-		old = maps.All(have)
+// before is what was wanted before, or all that the kernel has if that is not known.
+func before[K, V comparable](old *Plan, list func(Plan) iter.Seq2[K, V], have map[K]V) iter.Seq2[K, V] {
+	if old == nil {
+		return maps.All(have)
 	}
+	return list(*old)
+}
+
+// remove removes what of old have has and want has not.
+func remove[K, V comparable](w *writer, want, old iter.Seq2[K, V], have map[K]V, unwrite func(K, V) error) {
 	wanted := map[K]struct{}{}
 	for key := range want {
 		wanted[key] = struct{}{}

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 )
 
 // Ranges say whose packets are masqueraded and where to. Both lists are sorted,
@@ -25,7 +26,44 @@ type Ranges struct {
 
 // NewRanges makes Ranges of what may be in any order and overlap.
 func NewRanges(pods, cluster []netip.Prefix) Ranges {
-	return Ranges{Pods: shortest(pods), Cluster: shortest(append(slices.Clone(cluster), never...))}
+	var c Cluster
+	c.Add(cluster...)
+	return c.Ranges(pods)
+}
+
+// Cluster collects the ranges of a cluster that changes; the same one may be in it
+// more than once. The zero value has none.
+type Cluster struct{ sorted []netip.Prefix }
+
+// Add adds ranges.
+func (c *Cluster) Add(ranges ...netip.Prefix) {
+	const few = 64
+	if len(ranges) > few {
+		c.sorted = append(c.sorted, ranges...)
+		slices.SortFunc(c.sorted, netip.Prefix.Compare)
+		return
+	}
+	for _, r := range ranges {
+		i, _ := slices.BinarySearchFunc(c.sorted, r, netip.Prefix.Compare)
+		c.sorted = slices.Insert(c.sorted, i, r)
+	}
+}
+
+// Remove removes each of the ranges once.
+func (c *Cluster) Remove(ranges ...netip.Prefix) {
+	for _, r := range ranges {
+		if i, found := slices.BinarySearchFunc(c.sorted, r, netip.Prefix.Compare); found {
+			c.sorted = slices.Delete(c.sorted, i, i+1)
+		}
+	}
+}
+
+// Ranges are those that tell what of the pods' packets leaves the cluster.
+func (c *Cluster) Ranges(pods []netip.Prefix) Ranges {
+	var all Cluster
+	all.sorted = slices.Clone(c.sorted)
+	all.Add(never...)
+	return Ranges{Pods: shortest(pods), Cluster: shortestSorted(all.sorted)}
 }
 
 // never are destinations of which a router passes nothing on. With
@@ -45,22 +83,29 @@ func (r Ranges) Equal(other Ranges) bool {
 
 // of is the part of one family, nothing at all if the node has no pods of it.
 func (r Ranges) of(is6 bool) Ranges {
-	other := func(p netip.Prefix) bool { return p.Addr().Is6() != is6 }
-	part := Ranges{
-		Pods:    slices.DeleteFunc(slices.Clone(r.Pods), other),
-		Cluster: slices.DeleteFunc(slices.Clone(r.Cluster), other),
-	}
+	part := Ranges{Pods: ofFamily(r.Pods, is6), Cluster: ofFamily(r.Cluster, is6)}
 	if len(part.Pods) == 0 {
 		return Ranges{}
 	}
 	return part
 }
 
+// ofFamily is a part of a sorted list, in which IPv4 comes first.
+func ofFamily(sorted []netip.Prefix, is6 bool) []netip.Prefix {
+	first6 := sort.Search(len(sorted), func(i int) bool { return sorted[i].Addr().Is6() })
+	if is6 {
+		return sorted[first6:]
+	}
+	return sorted[:first6]
+}
+
 // shortest is the shortest list of prefixes that covers the same addresses.
 func shortest(prefixes []netip.Prefix) []netip.Prefix {
-	sorted := slices.Clone(prefixes)
-	slices.SortFunc(sorted, netip.Prefix.Compare)
-	var out []netip.Prefix
+	return shortestSorted(slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare))
+}
+
+func shortestSorted(sorted []netip.Prefix) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(sorted))
 	for _, p := range sorted {
 		if len(out) > 0 && out[len(out)-1].Overlaps(p) {
 			continue // sorted: it lies inside

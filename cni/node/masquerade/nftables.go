@@ -249,7 +249,10 @@ func (n *NFTables) add(set *nftables.Set, ranges []netip.Prefix) error {
 func beyond(a, b []netip.Prefix) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range a {
-		if _, found := slices.BinarySearchFunc(b, p, netip.Prefix.Compare); !found {
+		for len(b) > 0 && b[0].Compare(p) < 0 {
+			b = b[1:]
+		}
+		if len(b) == 0 || b[0] != p {
 			out = append(out, p)
 		}
 	}
