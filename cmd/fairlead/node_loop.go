@@ -27,23 +27,25 @@ type nodeLoop struct {
 	kernel        *cninode.Kernel
 	table         masquerade.Table // nil: nothing is masqueraded
 	lost          <-chan struct{}  // tells that somebody may have removed the table
+	flushed       <-chan struct{}  // tells that what pods have in the packet filter may be gone
 	installer     *nodeInstaller
 	health        nodeHealth
 	metrics       *metrics.Metrics
 	events        events
 	log           *slog.Logger
 
-	nodes     map[string][]netip.Prefix // by name, this one too → its part of cluster; nil before the first news
-	cluster   masquerade.Cluster        // the ranges of all pods and nodes, and what was said to belong to them
-	ranges    masquerade.Ranges         // of cluster; zero: to be made anew
-	changes   []cninode.Change          // of the plan that the kernel does not have yet, if it can follow so
-	whole     bool                      // it cannot: the plan is to be made whole
-	since     time.Time                 // when the news came that the kernel does not agree with; zero: it agrees
-	damaged   bool                      // the kernel changed by itself, or somebody else changed it, since it agreed
-	problems  []cninode.Problem         // that the last sync found
-	unswept   []cninode.Problem         // that the last sweep found
-	reported  map[cninode.Problem]bool  // those that were logged and last
-	connected bool                      // the kernel has what was last planned
+	nodes      map[string][]netip.Prefix // by name, this one too → its part of cluster; nil before the first news
+	cluster    masquerade.Cluster        // the ranges of all pods and nodes, and what was said to belong to them
+	ranges     masquerade.Ranges         // of cluster; zero: to be made anew
+	changes    []cninode.Change          // of the plan that the kernel does not have yet, if it can follow so
+	whole      bool                      // it cannot: the plan is to be made whole
+	since      time.Time                 // when the news came that the kernel does not agree with; zero: it agrees
+	damaged    bool                      // the kernel changed by itself, or somebody else changed it, since it agreed
+	problems   []cninode.Problem         // that the last sync found
+	unswept    []cninode.Problem         // that the last sweep found
+	unfiltered []cninode.Problem         // that the last repair of the packet filter found
+	reported   map[cninode.Problem]bool  // those that were logged and last
+	connected  bool                      // the kernel has what was last planned
 }
 
 // open opens the kernel of the network namespace of the calling thread.
@@ -56,6 +58,9 @@ func (l *nodeLoop) open(ctx context.Context, how string) error {
 		if l.lost, err = l.table.Lost(ctx); err != nil {
 			return err
 		}
+	}
+	if err := l.listenFilter(ctx); err != nil {
+		return err
 	}
 	l.kernel, err = cninode.Open()
 	return err
@@ -128,8 +133,12 @@ func (l *nodeLoop) wait(ctx context.Context, cluster <-chan clusterNews, again <
 	case <-l.lost:
 		due = true
 		l.metrics.Repaired("masquerade")
+	case <-l.flushed:
+		l.metrics.Repaired("filter")
+		l.repairFilter()
 	case <-sweep.C:
 		l.sweep(ctx)
+		l.repairFilter() // of iptables the kernel tells nothing
 		sweep.Reset(sweepEvery)
 	case <-again:
 		due, held = true, false
@@ -331,7 +340,7 @@ func (l *nodeLoop) masquerade(self cninode.Member) error {
 func (l *nodeLoop) report() {
 	now := map[cninode.Problem]bool{}
 	kinds := map[string]int{}
-	for _, p := range slices.Concat(l.problems, l.unswept) {
+	for _, p := range slices.Concat(l.problems, l.unswept, l.unfiltered) {
 		if !now[p] {
 			kinds[string(p.Kind)]++
 		}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead/fairlead/cni"
 	"github.com/fairlead/fairlead/cni/hostlocal"
 	cninode "github.com/fairlead/fairlead/cni/node"
 	"github.com/fairlead/fairlead/cni/node/install"
@@ -334,6 +336,44 @@ func TestNodeSweeps(t *testing.T) {
 	if text := r.log.text(); strings.Contains(text, "lives") {
 		t.Errorf("log:\n%s", text)
 	}
+}
+
+// What pods have in the packet filter comes back when a firewall is loaded anew, as
+// the node's own does.
+func TestNodeRepairsFilter(t *testing.T) {
+	r, pod := newNode(t), netns.NewT(t)
+	r.start("--metrics-bind-address", "[fd00::1]:10258")
+	r.log.await("msg=connected")
+	conf := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "pods", "type": "fairlead-cni", "ipMasq": true, "macspoofchk": true,
+		"ipam": {"type": "fairlead-ipam", "dataDir": %q, "subnet": "10.244.1.0/24"}}`, r.data)
+	err := r.ns.Do(func() error {
+		return (&cni.Plugin{Stdout: io.Discard}).Add(t.Context(), &skel.CmdArgs{ContainerID: "pod", Netns: pod.Path(), IfName: "eth0", StdinData: []byte(conf)})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := r.tables()
+	if !strings.Contains(want, "pods/pod/eth0") || !strings.Contains(want, "fairlead-node") {
+		t.Fatalf("tables:\n%s", want)
+	}
+	for range 3 {
+		r.ns.RunT(t, "nft", "flush", "ruleset")
+		for end := time.Now().Add(time.Minute); r.tables() != want; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("not repaired (-want +got):\n%s\nlog:\n%s", cmp.Diff(want, r.tables()), r.log.text())
+			}
+		}
+	}
+	r.awaitMetric(`fairlead_node_repairs_total{what="filter"}`)
+	r.awaitMetric(`fairlead_node_repairs_total{what="masquerade"}`)
+}
+
+// tables are all lines of nftables, in an order that does not depend on who was first.
+func (r *running) tables() string {
+	r.t.Helper()
+	lines := strings.Split(r.ns.RunT(r.t, "nft", "list", "ruleset"), "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }
 
 // told is an Event.

@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/cni/node/nftnews"
 )
 
 // NFTables is a table of our own for each family:
@@ -76,52 +78,13 @@ func (n *NFTables) String() string { return "nftables" }
 // Lost implements Table. Firewalls begin by removing every table there is (flush
 // ruleset), also when they are loaded anew.
 func (n *NFTables) Lost(ctx context.Context) (<-chan struct{}, error) {
-	news, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
-	if err != nil {
-		return nil, fmt.Errorf("listen to news of nftables: %w", err)
-	}
-	context.AfterFunc(ctx, func() { _ = news.Close() })
-	lost := make(chan struct{}, 1)
-	go n.listen(news, lost)
-	return lost, nil
-}
-
-// listen passes on that somebody changed a table of ours, until news is closed.
-func (n *NFTables) listen(news *netlink.Conn, lost chan<- struct{}) {
-	for {
-		messages, err := news.Receive()
-		overrun := errors.Is(err, unix.ENOBUFS) // anything may be among what is lost
-		if err != nil && !overrun {
-			return
+	return nftnews.Listen(ctx, func(e nftnews.Event) bool {
+		damage := e.Lost || e.Table == nftName && e.By != n.port
+		if damage {
+			n.suspect.Store(true)
 		}
-		if !overrun && !slices.ContainsFunc(messages, n.isDamage) {
-			continue
-		}
-		n.suspect.Store(true)
-		select {
-		case lost <- struct{}{}:
-		default: // it is told already
-		}
-	}
-}
-
-// isDamage says whether news is of a change, by somebody else, of anything in a
-// table of our name. In messages of all kinds the first attribute is the table.
-func (n *NFTables) isDamage(m netlink.Message) bool {
-	const header = 4 // struct nfgenmsg
-	if m.Header.PID == n.port || len(m.Data) < header {
-		return false
-	}
-	attrs, err := netlink.NewAttributeDecoder(m.Data[header:])
-	if err != nil || m.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN { // has no table
-		return false
-	}
-	for attrs.Next() {
-		if attrs.Type() == unix.NFTA_TABLE_NAME {
-			return attrs.String() == nftName
-		}
-	}
-	return false
+		return damage
+	})
 }
 
 // Sync implements Table.
