@@ -197,7 +197,8 @@ func (l *nodeLoop) note(news watch.News) {
 	var come []netip.Prefix
 	for name, n := range news.Update.Nodes {
 		l.cluster.Remove(l.nodes[name]...)
-		change, ok := cninode.Change{}, false
+		var change cninode.Change
+		var ok bool
 		if n == nil {
 			change, ok = l.planner.Remove(name, underlay)
 			delete(l.nodes, name)
