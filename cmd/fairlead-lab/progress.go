@@ -27,8 +27,12 @@ func newProgress(out io.Writer) *progress {
 // wantsColour says that out is a terminal whose user has not asked, see
 // no-color.org, to be spared.
 func wantsColour(out io.Writer) bool {
+	return os.Getenv("NO_COLOR") == "" && isTerminal(out)
+}
+
+func isTerminal(out io.Writer) bool {
 	file, ok := out.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" {
+	if !ok {
 		return false
 	}
 	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)

@@ -40,6 +40,8 @@ type Blocks struct {
 	// MaxSteal is the part of the machine's processor time that others may take
 	// during a block that counts, 0 to 1.
 	MaxSteal float64
+	// NoWarmUp: slices are long, and the first one is as good as any.
+	NoWarmUp bool
 	// Progress is called after each block.
 	Progress func(Progress)
 }
@@ -80,29 +82,32 @@ func (s Series) Medians() []float64 {
 func (s Series) Quantile(q float64) float64 { return Quantile(slices.Concat(s...), q) }
 
 // Run measures. After one slice of each candidate that does not count, blocks
-// are measured until Count are good, or until as many were not.
+// are measured until Count are good, or until as many were not. With an error
+// comes what was measured until then.
 func (b Blocks) Run(ctx context.Context, candidates []Candidate) (Result, error) {
 	result := Result{series: map[key]Series{}}
-	if _, err := b.block(ctx, candidates); err != nil {
-		return Result{}, err
+	if !b.NoWarmUp {
+		if _, err := b.block(ctx, candidates); err != nil {
+			return result, err
+		}
 	}
 	for result.Blocks < b.Count {
 		if result.Discarded > b.Count {
-			return Result{}, fmt.Errorf("measure: others took more than %.0f %% of the processors' time in %d of %d blocks (steal in /proc/stat): the machine is too busy",
+			return result, fmt.Errorf("measure: others took more than %.0f %% of the processors' time in %d of %d blocks (steal in /proc/stat): the machine is too busy",
 				100*b.MaxSteal, result.Discarded, result.Blocks+result.Discarded)
 		}
 		before, err := readTimes()
 		if err != nil {
-			return Result{}, err
+			return result, err
 		}
 		began := time.Now()
 		samples, err := b.block(ctx, candidates)
 		if err != nil {
-			return Result{}, err
+			return result, err
 		}
 		after, err := readTimes()
 		if err != nil {
-			return Result{}, err
+			return result, err
 		}
 		steal := after.stealSince(before)
 		discarded := steal > b.MaxSteal

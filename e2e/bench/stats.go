@@ -35,6 +35,9 @@ func Difference(a, b []float64, random *rand.Rand) Interval {
 	return estimate(paired(a, b, func(x, y float64) float64 { return x - y }), random)
 }
 
+// Median is that of one value for each block.
+func Median(values []float64, random *rand.Rand) Interval { return estimate(values, random) }
+
 // paired wants one value of a and of b for each block.
 func paired(a, b []float64, f func(x, y float64) float64) []float64 {
 	pairs := make([]float64, len(a))

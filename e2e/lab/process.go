@@ -85,7 +85,10 @@ func start(ns *netns.NS, cmd *exec.Cmd, log string, keep bool) (*child, error) {
 	if cmd.Stdout == nil {
 		cmd.Stdout = out
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setsid = true
 	if !keep {
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}

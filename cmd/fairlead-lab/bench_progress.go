@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+
+	"github.com/fairlead/fairlead/e2e/bench/datapath"
+)
+
+// benchProgress shows how far a run of bench is: in a terminal one line that
+// lives, else a line for each thing that is begun.
+type benchProgress struct {
+	out   io.Writer
+	bar   *progressbar.ProgressBar // nil: plain lines
+	start time.Time
+	last  string
+}
+
+func newBenchProgress(out io.Writer) *benchProgress {
+	return &benchProgress{out: out, start: time.Now()}
+}
+
+func (b *benchProgress) update(p datapath.Progress) {
+	what := p.What
+	if p.Services > 0 && what != "" {
+		what = fmt.Sprintf("%d Services: %s", p.Services, what)
+	}
+	if isTerminal(b.out) {
+		b.show(p, what)
+		return
+	}
+	for _, line := range []string{what, p.Note} {
+		if line != "" && line != b.last {
+			fmt.Fprintf(b.out, "%6.1f s  %3.0f %%  %s\n", time.Since(b.start).Seconds(), 100*p.Done.Seconds()/max(p.Total.Seconds(), 1), line)
+		}
+	}
+	if what != "" {
+		b.last = what
+	}
+}
+
+func (b *benchProgress) show(p datapath.Progress, what string) {
+	if b.bar == nil {
+		b.bar = progressbar.NewOptions64(p.Total.Milliseconds(),
+			progressbar.OptionSetWriter(b.out), progressbar.OptionFullWidth(),
+			progressbar.OptionSetPredictTime(true), progressbar.OptionSetElapsedTime(true),
+			progressbar.OptionShowDescriptionAtLineEnd(), progressbar.OptionClearOnFinish(),
+			progressbar.OptionSetTheme(progressbar.ThemeUnicode))
+	}
+	if p.Note != "" {
+		_ = b.bar.Clear()
+		fmt.Fprintln(b.out, p.Note)
+	}
+	if what != "" {
+		b.bar.Describe(what)
+	}
+	_ = b.bar.Set64(p.Done.Milliseconds())
+}
+
+// close takes the living line away.
+func (b *benchProgress) close() {
+	if b.bar != nil {
+		_ = b.bar.Clear()
+	}
+}
