@@ -1,3 +1,9 @@
+// The Go runtime reads no cgroups and mounts, of which a node has thousands, to
+// find a number of processors that main sets anyway.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Fairlead-cni is the CNI plugin: a container runtime runs it for every pod
 // that comes or goes. Under the name fairlead-ipam the same file is the IPAM
 // plugin alone, which any other CNI plugin can delegate to.

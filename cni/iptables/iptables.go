@@ -23,7 +23,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -310,8 +309,8 @@ func commentOf(rule string) (string, bool) {
 		return "", false
 	}
 	_, after, found := strings.Cut(rule, "--comment ")
-	if quoted := quotation.FindString(after); quoted != "" {
-		return escaped.ReplaceAllString(quoted[1:len(quoted)-1], "$1"), true
+	if comment, quoted := unquote(after); quoted {
+		return comment, true
 	}
 	comment, _, _ := strings.Cut(after, " ")
 	return comment, found
@@ -320,11 +319,26 @@ func commentOf(rule string) (string, bool) {
 // What iptables quotes has a backslash before each backslash and quotation mark,
 // ' too (xtables_save_string), and is read with one before any character. So it is
 // not what strconv quotes.
-var (
-	quotation = regexp.MustCompile(`^"(?:\\.|[^"\\])*"`)
-	escaped   = regexp.MustCompile(`\\(.)`)
-	escape    = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
-)
+var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+// unquote reads the quotation that text begins with. It is not a regular
+// expression: compiling one would be part of every start of the program.
+func unquote(text string) (unquoted string, ok bool) {
+	if !strings.HasPrefix(text, `"`) {
+		return "", false
+	}
+	var b strings.Builder
+	for i := 1; i < len(text); i++ {
+		if text[i] == '"' {
+			return b.String(), true
+		}
+		if text[i] == '\\' && i+1 < len(text) {
+			i++
+		}
+		b.WriteByte(text[i])
+	}
+	return "", false
+}
 
 func quote(o mode.Owner) string { return `"` + escape.Replace(o.String()) + `"` }
 
