@@ -1,9 +1,6 @@
 package plugin
 
 import (
-	"archive/tar"
-	"bufio"
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -11,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -50,10 +46,9 @@ func TestPodman(t *testing.T) {
 
 // podman is the program in a node, with a place of its own for all that it keeps.
 type podman struct {
-	node   *netns.NS
-	inside string // process in its mount and process namespaces
-	dir    string
-	image  string
+	place *place
+	dir   string
+	image string
 }
 
 func newPodman(t *testing.T, s *site) *podman {
@@ -63,9 +58,10 @@ func newPodman(t *testing.T, s *site) *podman {
 			t.Skipf("Debian's package %s is not installed", program)
 		}
 	}
-	p := &podman{node: s.node.ns, dir: t.TempDir(), image: "localhost/server:1"}
+	p := &podman{dir: t.TempDir(), image: "localhost/server:1"}
 	p.configure(t, s.plugin)
-	p.start(t)
+	p.place = newPlace(t, s.node.ns, `
+		mount -t cgroup2 none /sys/fs/cgroup; mount -t tmpfs none /var/lib; mount -t tmpfs none /run; mkdir /run/netns`)
 	if backend := p.run(t, "info", "--format", "{{.Host.NetworkBackend}}"); backend != "cni\n" {
 		t.Skipf("this podman has no CNI, but %s", backend)
 	}
@@ -100,39 +96,11 @@ log_driver = "k8s-file"
 	}
 }
 
-// start begins a process in new namespaces, with a /run and a /var/lib of their
-// own. All that podman starts is in them and ends with it.
-func (p *podman) start(t *testing.T) {
-	t.Helper()
-	const script = `
-		mount -t cgroup2 none /sys/fs/cgroup && mount -t tmpfs none /var/lib && mount -t tmpfs none /run &&
-		mkdir /run/netns && echo ready && exec sleep infinity`
-	unshare := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script)
-	unshare.Stderr = os.Stderr
-	out, err := unshare.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.node.Do(unshare.Start); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _, _ = unshare.Process.Kill(), unshare.Wait() })
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
-		t.Fatalf("namespaces for podman: %q, %v", line, err)
-	}
-	pid := unshare.Process.Pid
-	child, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.inside = strings.TrimSpace(string(child))
-}
-
 // run runs a command of podman's and returns what it printed.
 func (p *podman) run(t *testing.T, args ...string) string {
 	t.Helper()
-	return p.node.RunT(t, "nsenter", append([]string{
-		"--target", p.inside, "--mount", "--pid", "env", "CONTAINERS_CONF=" + filepath.Join(p.dir, "containers.conf"),
+	return p.place.run(t, append([]string{
+		"env", "CONTAINERS_CONF=" + filepath.Join(p.dir, "containers.conf"),
 		"podman", "--root", filepath.Join(p.dir, "root"), "--runroot", "/run/podman", "--tmpdir", "/run/podman", "--storage-driver=vfs",
 	}, args...)...)
 }
@@ -140,23 +108,8 @@ func (p *podman) run(t *testing.T, args ...string) string {
 // writeImage makes an image of one static program, and returns where it is.
 func (p *podman) writeImage(t *testing.T) string {
 	t.Helper()
-	program, err := os.ReadFile(filepath.Join(programs.Dir(t), "fairlead-lab"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var image bytes.Buffer
-	archive := tar.NewWriter(&image)
-	if err := archive.WriteHeader(&tar.Header{Name: "fairlead-lab", Mode: 0o755, Size: int64(len(program))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := archive.Write(program); err != nil {
-		t.Fatal(err)
-	}
-	if err := archive.Close(); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(p.dir, "image.tar")
-	if err := os.WriteFile(path, image.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(path, newLayer(t), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -1,0 +1,86 @@
+package plugin
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/fairlead/fairlead/e2e/netns"
+)
+
+// place is mount and process namespaces in a node, for a runtime that keeps what it
+// has where others of the machine keep theirs. All that is started in it ends with
+// the test.
+type place struct {
+	node *netns.NS
+	pid  string // a process in it
+}
+
+// newPlace has a script in shell make the mounts.
+func newPlace(t *testing.T, node *netns.NS, mounts string) *place {
+	t.Helper()
+	unshare := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+		"sh", "-e", "-c", mounts+"\necho ready\nexec sleep infinity")
+	unshare.Stderr = os.Stderr
+	out, err := unshare.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Do(unshare.Start); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = unshare.Process.Kill(), unshare.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+		t.Fatalf("namespaces for a runtime: %q, %v", line, err)
+	}
+	pid := unshare.Process.Pid
+	child, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &place{node, strings.TrimSpace(string(child))}
+}
+
+// command is a command in the place, to be run in the node.
+func (p *place) command(args ...string) []string {
+	return append([]string{"nsenter", "--target", p.pid, "--mount", "--pid"}, args...)
+}
+
+// run runs a command and returns what it printed.
+func (p *place) run(t *testing.T, args ...string) string {
+	t.Helper()
+	command := p.command(args...)
+	return p.node.RunT(t, command[0], command[1:]...)
+}
+
+// start runs a command that goes on, and returns how to wait for its end.
+func (p *place) start(t *testing.T, args ...string) (wait func() error) {
+	t.Helper()
+	command := p.command(args...)
+	process := exec.CommandContext(t.Context(), command[0], command[1:]...)
+	var out strings.Builder
+	process.Stdout, process.Stderr = &out, &out
+	if err := p.node.Do(process.Start); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	var failed error
+	go func() {
+		defer close(ended)
+		failed = process.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = process.Process.Kill()
+		<-ended
+		if t.Failed() {
+			t.Logf("%s printed:\n%s", args[0], out.String())
+		}
+	})
+	return func() error {
+		<-ended
+		return failed
+	}
+}
