@@ -76,9 +76,8 @@ func (n *Node) attachment(binDir, podName, netnsPath string) (*attachment, error
 	if err != nil {
 		return nil, fmt.Errorf("read network configuration: %w", err)
 	}
-	exec := &execInside{Exec: &invoke.DefaultExec{RawExec: &invoke.RawExec{}}, ns: n.ns}
 	return &attachment{
-		cni:  libcni.NewCNIConfigWithCacheDir([]string{binDir}, filepath.Join(n.dir.node(n.Name), "cni-cache"), exec),
+		cni:  NewRuntime(n.ns, filepath.Join(n.dir.node(n.Name), "cni-cache"), binDir),
 		list: list,
 		conf: &libcni.RuntimeConf{
 			ContainerID: newContainerID(),
@@ -124,6 +123,13 @@ func (a *attachment) add(ctx context.Context) ([]netip.Addr, error) {
 // del detaches the pod. What is gone already is no error.
 func (a *attachment) del(ctx context.Context) error {
 	return a.cni.DelNetworkList(ctx, a.list, a.conf)
+}
+
+// NewRuntime is a container runtime in a node, as far as plugins see it: made of
+// libcni, as real ones are. It keeps what it knows of pods in cacheDir.
+func NewRuntime(node *netns.NS, cacheDir string, binDirs ...string) *libcni.CNIConfig {
+	exec := &execInside{Exec: &invoke.DefaultExec{RawExec: &invoke.RawExec{}}, ns: node}
+	return libcni.NewCNIConfigWithCacheDir(binDirs, cacheDir, exec)
 }
 
 // execInside runs plugins in a node's namespace, where a node's runtime is.

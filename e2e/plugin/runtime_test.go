@@ -1,14 +1,13 @@
 package plugin
 
 import (
-	"context"
 	"encoding/json"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/fairlead/fairlead/e2e/lab"
 	"github.com/fairlead/fairlead/e2e/netns"
 	"github.com/fairlead/fairlead/e2e/refplugins"
 )
@@ -32,25 +31,7 @@ func newNode(t *testing.T) *node {
 // newRuntime is a runtime that knows of no pod yet.
 func newRuntime(t *testing.T, ns *netns.NS) *libcni.CNIConfig {
 	t.Helper()
-	exec := &execInside{Exec: &invoke.DefaultExec{RawExec: &invoke.RawExec{}}, ns: ns}
-	path := []string{programs.Dir(t), refplugins.Dir(t)}
-	return libcni.NewCNIConfigWithCacheDir(path, t.TempDir(), exec)
-}
-
-// execInside runs plugins in the node's namespace, where its runtime is.
-type execInside struct {
-	invoke.Exec
-	ns *netns.NS
-}
-
-// ExecPlugin implements invoke.Exec.
-func (e *execInside) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
-	var out []byte
-	err := e.ns.Do(func() (err error) {
-		out, err = e.Exec.ExecPlugin(ctx, path, stdin, environ)
-		return err
-	})
-	return out, err
+	return lab.NewRuntime(ns, t.TempDir(), programs.Dir(t), refplugins.Dir(t))
 }
 
 // newList is the network of a chain of plugins.
