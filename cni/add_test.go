@@ -27,10 +27,14 @@ func TestAddResult(t *testing.T) {
 		conf func(t *testing.T) network
 		args string
 	}{
-		"no-ipam":         {conf: func(t *testing.T) network { return newNetwork(t) }},
-		"ipv4":            {conf: func(t *testing.T) network { return newNetwork(t, v4) }},
-		"ipv6":            {conf: func(t *testing.T) network { return newNetwork(t, v6).with("isGateway", true) }},
-		"dual-stack":      {conf: func(t *testing.T) network { return newNetwork(t, v4, v6).with("isGateway", true) }},
+		"no-ipam":    {conf: func(t *testing.T) network { return newNetwork(t) }},
+		"ipv4":       {conf: func(t *testing.T) network { return newNetwork(t, v4) }},
+		"ipv6":       {conf: func(t *testing.T) network { return newNetwork(t, v6).with("isGateway", true) }},
+		"dual-stack": {conf: func(t *testing.T) network { return newNetwork(t, v4, v6).with("isGateway", true) }},
+		"gateway":    {conf: func(t *testing.T) network { return newNetwork(t, v4).with("isGateway", true) }},
+		"force-address": {conf: func(t *testing.T) network {
+			return newNetwork(t, v4).with("isGateway", true).with("forceAddress", true)
+		}},
 		"default-gateway": {conf: func(t *testing.T) network { return newNetwork(t, v4, v6).with("isDefaultGateway", true) }},
 		"default-gateway-and-route": {conf: func(t *testing.T) network {
 			return newNetwork(t, v4).with("isDefaultGateway", true).withIPAM("routes", []network{{"dst": "0.0.0.0/0"}})
@@ -48,6 +52,12 @@ func TestAddResult(t *testing.T) {
 		"hairpin":     {conf: func(t *testing.T) network { return newNetwork(t, v4).with("hairpinMode", true) }},
 		"isolation":   {conf: func(t *testing.T) network { return newNetwork(t, v4).with("portIsolation", true) }},
 		"masquerade":  {conf: func(t *testing.T) network { return newNetwork(t, v4, v6).with("ipMasq", true) }},
+		"masquerade-iptables": {conf: func(t *testing.T) network {
+			return newNetwork(t, v4).with("ipMasq", true).with("ipMasqBackend", "iptables").with("nonMasqueradeCIDRs", []string{"10.0.0.0/8"})
+		}},
+		"masquerade-nftables": {conf: func(t *testing.T) network {
+			return newNetwork(t, v4).with("ipMasq", true).with("ipMasqBackend", "nftables").with("nonMasqueradeCIDRs", []string{"10.0.0.0/8"})
+		}},
 		"macspoofchk": {conf: func(t *testing.T) network { return newNetwork(t, v4).with("macspoofchk", true) }},
 		"enabledad":   {conf: func(t *testing.T) network { return newNetwork(t, v4, v6).with("enabledad", true) }},
 		"disabled":    {conf: func(t *testing.T) network { return newNetwork(t).with("disableContainerInterface", true) }},

@@ -225,6 +225,9 @@ func TestCheckRefuses(t *testing.T) {
 		"no prevResult": {
 			pod.netns, conf, types.ErrInvalidNetworkConfig, "prevResult: CHECK needs the result of ADD, and there is none",
 		},
+		"a prevResult that is a number": {
+			pod.netns, conf.with("prevResult", 5), types.ErrInvalidNetworkConfig, "prevResult: 5 is not allowed: it must be a result, which is an object",
+		},
 		"a prevResult that is none": {
 			pod.netns, conf.with("prevResult", network{"cniVersion": "9.9"}), types.ErrInvalidNetworkConfig, `prevResult: decode result: unsupported CNI result version "9.9"`,
 		},

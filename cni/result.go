@@ -59,6 +59,9 @@ func (d document) previous() (*types100.Result, error) {
 	if len(d.PrevResult) == 0 || string(d.PrevResult) == "null" {
 		return nil, nil
 	}
+	if kind := d.PrevResult[0]; kind != '{' { // the decoder would speak of Go
+		return nil, invalid("prevResult: %s is not allowed: it must be a result, which is an object", d.PrevResult)
+	}
 	result, err := decodeResult(d.PrevResult)
 	if err != nil {
 		return nil, invalid("prevResult: %v", err)

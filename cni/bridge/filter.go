@@ -36,7 +36,7 @@ func (a *Attachment) filtered() filter.Pod {
 	return filter.Pod{
 		Owner:       a.Owner(),
 		Port:        PortName(a.ContainerID, a.IfName),
-		MAC:         a.mac,
+		MAC:         filter.MAC(a.mac),
 		Addrs:       addrs,
 		CheckSource: a.Config.MACSpoofChk,
 		Masquerade:  a.Config.IPMasq && len(addrs) != 0,

@@ -171,14 +171,14 @@ func (a *Attachment) completeGateway() (step.Undo, error) {
 }
 
 // gatewayWorks reports whether the gateway's interface is up, which is the last
-// thing that happens to a new one, and its other end a port of the bridge. One of
-// another kind is whatever somebody else made of it.
+// thing that happens to a new one, and its other end a port of the bridge, if that
+// is there. One of another kind is whatever somebody else made of it.
 func (a *Attachment) gatewayWorks() (bool, error) {
 	if a.gateway.Index == a.bridge.Index || a.gateway.Kind != vethKind {
 		return true, nil
 	}
 	port, err := a.Host.DeviceAt(a.gateway.Peer)
-	return err == nil && a.gateway.Up && port.Up && port.Master == a.bridge.Index, err
+	return err == nil && a.bridge.Index != 0 && a.gateway.Up && port.Up && port.Master == a.bridge.Index, err
 }
 
 func (a *Attachment) setGatewayVLAN(portName string) error {

@@ -36,10 +36,10 @@ const (
 
 // Pod is what the packet filter is told of one interface of one pod.
 type Pod struct {
-	Owner mode.Owner       `json:"owner"`
-	Port  string           `json:"port"`  // name of the host's end
-	MAC   net.HardwareAddr `json:"mac"`   // of the pod's end
-	Addrs []netip.Addr     `json:"addrs"` // of the pod
+	Owner mode.Owner   `json:"owner"`
+	Port  string       `json:"port"`  // name of the host's end
+	MAC   MAC          `json:"mac"`   // of the pod's end
+	Addrs []netip.Addr `json:"addrs"` // of the pod
 
 	CheckSource bool `json:"checkSource"` // it sends from MAC and Addrs only
 
@@ -125,7 +125,7 @@ func (f *Filter) put(p Pod) (made bool, err error) {
 func (f *Filter) program(p Pod) (made bool, err error) {
 	if p.CheckSource {
 		err := f.nft(func(c *nft.Conn) (err error) {
-			made, err = c.CheckSource(p.Owner, p.Port, p.MAC, p.Addrs)
+			made, err = c.CheckSource(p.Owner, p.Port, net.HardwareAddr(p.MAC), p.Addrs)
 			return err
 		})
 		if err != nil {
@@ -204,7 +204,7 @@ func (f *Filter) Collect(network string, keep []mode.Owner, byIPTables bool) err
 func (f *Filter) Check(p Pod) (differences []string, err error) {
 	if p.CheckSource {
 		err := f.nft(func(c *nft.Conn) (err error) {
-			differences, err = c.VerifySource(p.Owner, p.Port, p.MAC, p.Addrs)
+			differences, err = c.VerifySource(p.Owner, p.Port, net.HardwareAddr(p.MAC), p.Addrs)
 			return err
 		})
 		if errors.Is(err, nft.ErrUnsupported) {
@@ -286,7 +286,7 @@ func (f *Filter) repairSource(p Pod) error {
 	if !p.CheckSource {
 		return nil
 	}
-	return f.nft(func(c *nft.Conn) error { return c.RepairSource(p.Owner, p.Port, p.MAC, p.Addrs) })
+	return f.nft(func(c *nft.Conn) error { return c.RepairSource(p.Owner, p.Port, net.HardwareAddr(p.MAC), p.Addrs) })
 }
 
 func (f *Filter) repairMasquerade(p Pod) error {

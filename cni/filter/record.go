@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/mode"
 	"github.com/fairlead/fairlead/ipam/flock"
 )
@@ -28,6 +30,19 @@ import (
 // after the network namespace, of which a machine may have several that are nodes,
 // and is there as long as there is a file in it.
 type records struct{ dir string }
+
+// MAC is a hardware address, in records as people write it.
+type MAC net.HardwareAddr
+
+// MarshalText implements encoding.TextMarshaler.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(net.HardwareAddr(m).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *MAC) UnmarshalText(text []byte) error {
+	mac, err := link.ParseMAC(string(text))
+	*m = MAC(mac)
+	return err
+}
 
 // recordsRoot has the directories of all namespaces.
 const recordsRoot = "/run/fairlead"

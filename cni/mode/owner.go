@@ -11,9 +11,9 @@ import (
 
 // Owner is whose a thing on the node is: one interface of one pod.
 type Owner struct {
-	Network     string
-	ContainerID string
-	IfName      string
+	Network     string `json:"network"`
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifName"`
 }
 
 // Owner names the attachment to what keeps something for it.
