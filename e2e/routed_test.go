@@ -63,6 +63,91 @@ func TestRoutedMesh(t *testing.T) {
 	}
 }
 
+// Datagrams of every size come back by every way, and are seen to come from the
+// pod's own address: those that fit the way whole, larger ones in fragments.
+func TestRoutedSizes(t *testing.T) {
+	_, pods := routed(t)
+	const mtu = 1430 // of pods: that of the underlay less VXLAN over IPv6
+	var pairs errgroup.Group
+	for _, to := range pods {
+		for _, addr := range to.Addrs {
+			at := reflect(t, to, addr)
+			for _, from := range pods {
+				if from == to {
+					continue
+				}
+				header := 28 // IPv4, UDP
+				if addr.Is6() {
+					header = 48
+				}
+				pairs.Go(func() error { return exchange(from, at, 100, mtu-header, 4000, 60_000) })
+			}
+		}
+	}
+	if err := pairs.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// reflect has a pod send every datagram back, with whom it saw at its beginning.
+func reflect(t *testing.T, p *lab.Pod, addr netip.Addr) netip.AddrPort {
+	t.Helper()
+	at := netip.AddrPortFrom(addr, 9998)
+	var conn *net.UDPConn
+	err := p.NS().Do(func() (err error) {
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	go func() {
+		for buf := make([]byte, 1<<16); ; {
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			copy(buf, from.Addr().Unmap().String()+" ")
+			_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
+		}
+	}()
+	return at
+}
+
+// exchange sends datagrams of some sizes until each has come back.
+func exchange(from *lab.Pod, at netip.AddrPort, sizes ...int) error {
+	var conn *net.UDPConn
+	err := from.NS().Do(func() (err error) {
+		conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	buf := make([]byte, 1<<16)
+	for _, size := range sizes {
+		n := 0
+		for range 20 { // the first one that is too large for the way may be lost, and makes the way known
+			if _, err := conn.Write(make([]byte, size)); err != nil {
+				return err
+			}
+			if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+				return err
+			}
+			if n, err = conn.Read(buf); err == nil {
+				break
+			}
+		}
+		saw, _, _ := strings.Cut(string(buf[:n]), " ")
+		if err != nil || n != size || !strings.Contains(fmt.Sprint(from.Addrs), saw) {
+			return fmt.Errorf("%s to %s: of %d bytes %d came back, sent by %q: %w", from.Name, at, size, n, saw, err)
+		}
+	}
+	return nil
+}
+
 // While fairlead node is killed and started again on both nodes, none of 1,000
 // packets a second between their pods is lost.
 func TestRestartLosesNothing(t *testing.T) {

@@ -79,7 +79,7 @@ func (w *world) mesh() {
 	}
 }
 
-func (p place) serve(t *testing.T) {
+func (p place) serve(t testing.TB) {
 	t.Helper()
 	var at []echo.Endpoint
 	for _, a := range p.addrs {

@@ -15,7 +15,7 @@ import (
 //	             ├── lan0 10.0.0.254 router lan1 10.9.0.254 ── c 10.9.0.3
 //	b 10.0.0.2 ──┘
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	router *netns.NS
 	nodes  map[string]*testNode
 }
@@ -26,7 +26,7 @@ type testNode struct {
 	kernel  *Kernel
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, router: netns.NewT(t), nodes: map[string]*testNode{}}
 	shell(t, w.router, `
@@ -106,7 +106,7 @@ func (w *world) connect(o Options) {
 }
 
 // open opens the node's kernel as a new process does.
-func (n *testNode) open(t *testing.T) {
+func (n *testNode) open(t testing.TB) {
 	t.Helper()
 	n.kernel = openKernel(t, n.ns)
 }
@@ -125,7 +125,7 @@ func openKernel(t testing.TB, ns *netns.NS) *Kernel {
 	return k
 }
 
-func (n *testNode) sync(t *testing.T, others []Member, o Options) Plan {
+func (n *testNode) sync(t testing.TB, others []Member, o Options) Plan {
 	t.Helper()
 	plan, err := n.trySync(others, o)
 	if err != nil {
@@ -144,7 +144,7 @@ func (n *testNode) trySync(others []Member, o Options) (Plan, error) {
 }
 
 // shell runs commands, one a line, inside a namespace.
-func shell(t *testing.T, ns *netns.NS, script string) string {
+func shell(t testing.TB, ns *netns.NS, script string) string {
 	t.Helper()
 	return ns.RunT(t, "sh", "-ec", strings.TrimSpace(script))
 }
