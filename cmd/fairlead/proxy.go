@@ -160,6 +160,7 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 	if kube, ok := p.Source.(*watch.Kube); ok {
 		monitor.Stale = kube.Stale
 	}
+	monitor.Asked = counters.Asked
 	checks := health.NewNodePorts(monitor.Works)
 	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters}, checks
 

@@ -29,6 +29,8 @@ type Monitor struct {
 	// with every answer, but is no reason for a 503: a new process would know no
 	// more, and other nodes are no better off.
 	Stale func(now time.Time) error
+	// Asked, if set, is told of each answer to a probe, "/livez" or "/healthz".
+	Asked func(probe string, code int)
 
 	node string
 	now  func() time.Time
@@ -99,16 +101,16 @@ func (m *Monitor) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		s := m.state()
-		m.answer(w, s.live, s)
+		m.answer(w, "/livez", s.live, s)
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		s := m.state()
-		m.answer(w, s.live && s.programmed && s.eligible, s)
+		m.answer(w, "/healthz", s.live && s.programmed && s.eligible, s)
 	})
 	return mux
 }
 
-func (m *Monitor) answer(w http.ResponseWriter, ok bool, s state) {
+func (m *Monitor) answer(w http.ResponseWriter, probe string, ok bool, s state) {
 	stale := ""
 	if m.Stale != nil {
 		if err := m.Stale(s.now); err != nil {
@@ -117,14 +119,38 @@ func (m *Monitor) answer(w http.ResponseWriter, ok bool, s state) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	code := http.StatusOK
 	if !ok {
-		w.WriteHeader(http.StatusServiceUnavailable)
+		code = http.StatusServiceUnavailable
 	}
-	// A client that is gone does not hear the answer.
-	_ = json.NewEncoder(w).Encode(struct {
-		LastUpdated  time.Time `json:"lastUpdated"`
-		CurrentTime  time.Time `json:"currentTime"`
-		NodeEligible bool      `json:"nodeEligible"`
-		Stale        string    `json:"stale,omitempty"`
-	}{s.updated, s.now, s.eligible, stale})
+	if m.Asked != nil {
+		m.Asked(probe, code)
+	}
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(s.body(stale)) // a client that is gone does not hear it
+}
+
+// body is an answer.
+type body struct {
+	LastUpdated  time.Time         `json:"lastUpdated"`
+	CurrentTime  time.Time         `json:"currentTime"`
+	NodeEligible bool              `json:"nodeEligible"`
+	Healthy      bool              `json:"healthy"`
+	Status       map[string]family `json:"status,omitempty"`
+	Stale        string            `json:"stale,omitempty"`
+}
+
+type family struct {
+	LastUpdated time.Time `json:"lastUpdated"`
+	Healthy     bool      `json:"healthy"`
+}
+
+// body has both families, which one loop keeps up to date, once they were.
+func (s state) body(stale string) body {
+	b := body{LastUpdated: s.updated, CurrentTime: s.now, NodeEligible: s.eligible, Healthy: s.live, Stale: stale}
+	if s.programmed {
+		f := family{s.updated, s.live}
+		b.Status = map[string]family{"IPv4": f, "IPv6": f}
+	}
+	return b
 }

@@ -84,6 +84,9 @@ func TestMonitor(t *testing.T) {
 				if want := `"nodeEligible":` + tt.nodeEligible; !strings.Contains(w.Body.String(), want) {
 					t.Errorf("%s: %s, want %s", path, w.Body, want)
 				}
+				if want := fmt.Sprintf(`"healthy":%v`, tt.livez == 200); !strings.Contains(w.Body.String(), want) {
+					t.Errorf("%s: %s, want %s", path, w.Body, want)
+				}
 			}
 		})
 	}
@@ -92,11 +95,16 @@ func TestMonitor(t *testing.T) {
 func TestStaleSourceIsTold(t *testing.T) {
 	m := NewMonitor("n1", time.Now)
 	m.Stale = func(time.Time) error { return errors.New("the watch is silent") }
+	asked := ""
+	m.Asked = func(probe string, code int) { asked += fmt.Sprint(probe, " ", code) }
 	m.UpToDate(proxy.LeftOut{})
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/healthz", nil))
 	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"stale":"the watch is silent"`) {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if asked != "/healthz 200" {
+		t.Errorf("asked: %s", asked)
 	}
 }
 

@@ -96,6 +96,10 @@ type Slice struct {
 	Service   string
 	Ports     []Port
 	Endpoints []Endpoint
+	// Triggered is when that happened because of which the slice became what it is,
+	// as the cluster's controllers have it (KEP-752); zero: not known. It has no
+	// meaning but for measuring.
+	Triggered time.Time
 }
 
 // Endpoint is one address of a slice with its conditions. Watch has replaced

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -93,7 +94,18 @@ func convertSlice(obj *discovery.EndpointSlice) (*service.Slice, field.ErrorList
 		Service:   obj.Labels[discovery.LabelServiceName],
 		Ports:     ports,
 		Endpoints: endpoints,
+		Triggered: triggered(obj),
 	}, errs
+}
+
+// triggered is when what led to the slice happened; zero if nothing, or nonsense, is
+// said of it.
+func triggered(obj *discovery.EndpointSlice) time.Time {
+	at, err := time.Parse(time.RFC3339Nano, obj.Annotations[corev1.EndpointsLastChangeTriggerTime])
+	if err != nil {
+		return time.Time{}
+	}
+	return at.UTC()
 }
 
 func slicePorts(given []discovery.EndpointPort) ([]service.Port, field.ErrorList) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
 
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -237,5 +239,18 @@ spec: {podCIDR: 10.244.1.0/24}`,
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
+	}
+}
+
+// When a slice's cause happened is kept where the controllers say it.
+func TestTriggered(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
+	for text, want := range map[string]time.Time{at.Format(time.RFC3339Nano): at, "yesterday": {}, "": {}} {
+		slice := &discovery.EndpointSlice{AddressType: discovery.AddressTypeIPv4}
+		slice.Name, slice.Annotations = "web-1", map[string]string{corev1.EndpointsLastChangeTriggerTime: text}
+		got, errs := convertSlice(slice)
+		if len(errs) > 0 || !got.Triggered.Equal(want) {
+			t.Errorf("%q: %v, %v", text, got.Triggered, errs)
+		}
 	}
 }

@@ -187,6 +187,9 @@ func (k *Kube) news() (News, bool) {
 			delete(k.records, o)
 		}
 	}
+	if len(k.changed) > 0 {
+		news.Since = k.from
+	}
 	clear(k.changed)
 	slices.SortFunc(news.Problems, Problem.compareObjects)
 	slices.SortFunc(news.Mended, Problem.compareObjects)

@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -34,6 +35,8 @@ type News struct {
 	Update   service.Update
 	Problems []Problem // not told before, in the order of their places
 	Mended   []Problem // told before and gone
+	// Since is when the first of it was heard of; zero: not known.
+	Since time.Time
 }
 
 // Problem is one thing that is wrong with what a source has read. It is told
