@@ -66,6 +66,9 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 	if err := f.lookForTables(); err != nil {
 		return f, err
 	}
+	if err := f.probe(); err != nil {
+		return f, err
+	}
 	if !ipv6 {
 		f.opts.LocalnetWasOn, err = f.localnetWasOn()
 	}

@@ -47,7 +47,7 @@ func New(config Config) (*Backend, error) {
 	b := &Backend{}
 	for _, ipv6 := range []bool{false, true} {
 		f, err := newFamily(config, ipv6)
-		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, errNoTable) {
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, errNoTable) || errors.Is(err, errLacks) {
 			b.missing = append(b.missing, err)
 			continue
 		}
@@ -142,12 +142,18 @@ type family struct {
 	// destinations that were dropped from the Table since there were none.
 	staleFlows bool
 	gone       map[service.Key]bool
+	lacks      map[string]error // what cannot be served, and why
 }
 
 // sync programs what changed. Flows that began under the old rules are looked at
 // after that, when no new one can begin.
 func (f *family) sync(ctx context.Context, t *service.Table, change service.Change) error {
 	f.noteFlows(t, change)
+	if len(f.lacks) > 0 {
+		if err := f.unserved(t); err != nil {
+			return err
+		}
+	}
 	if f.have == nil {
 		f.opts.DropInvalid = !tcpBeLiberal()
 	}
