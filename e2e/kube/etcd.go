@@ -21,8 +21,8 @@ const (
 
 // startEtcd runs etcd on the data below dir. What it writes need not survive the
 // machine, so it does not wait for the disk.
-func startEtcd(ns *netns.NS, dir string) (*process, error) {
-	return start(ns, filepath.Join(dir, "etcd.log"), exec.Command("etcd",
+func startEtcd(ns *netns.NS, dir string) (*Process, error) {
+	return StartProcess(ns, filepath.Join(dir, "etcd.log"), exec.Command("etcd",
 		"--data-dir", filepath.Join(dir, "etcd"),
 		"--listen-client-urls", etcdURL, "--advertise-client-urls", etcdURL,
 		"--listen-peer-urls", etcdPeerURL, "--initial-advertise-peer-urls", etcdPeerURL,

@@ -37,6 +37,24 @@ func TestAPIServerComesLater(t *testing.T) {
 	}
 }
 
+// An API server that hangs, so that connections stay open and nothing comes, is
+// noticed, changes nothing, and is followed again as soon as it goes on.
+func TestAPIServerHangs(t *testing.T) {
+	// client-go asks a silent connection after 30 s whether it is alive, and waits
+	// for 15 s.
+	t.Setenv("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "1")
+	t.Setenv("HTTP2_PING_TIMEOUT_SECONDS", "1")
+	c := newCluster(t)
+	c.relay.Hang()
+	c.serve("web", c.pods[2])
+	c.untilLogged("the API server is not followed")
+	c.checkSpread(c.pods...) // as before
+
+	c.relay.Resume()
+	c.untilOnly(c.pods[2])
+	c.untilLogged("followed again")
+}
+
 // Connections to the API server break again and again while things change.
 func TestWatchCut(t *testing.T) {
 	c := newCluster(t)

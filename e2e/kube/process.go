@@ -12,17 +12,17 @@ import (
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
-// process is a program that runs inside a namespace, and dies with this one.
-type process struct {
+// Process is a program that runs inside a namespace, and dies with this one.
+type Process struct {
 	name string
 	log  string // path of what it prints
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 }
 
-// start runs a program inside a namespace. What it prints is added to the file
-// log.
-func start(ns *netns.NS, log string, cmd *exec.Cmd) (*process, error) {
+// StartProcess runs a program inside a namespace. What it prints is added to the
+// file log.
+func StartProcess(ns *netns.NS, log string, cmd *exec.Cmd) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func start(ns *netns.NS, log string, cmd *exec.Cmd) (*process, error) {
 	defer func() { _ = out.Close() }()
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p := &process{name: cmd.Args[0], log: log, cmd: cmd, done: make(chan struct{})}
+	p := &Process{name: cmd.Args[0], log: log, cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		// Pdeathsig is sent when the thread that forked ends, not the process: so
@@ -57,8 +57,8 @@ func start(ns *netns.NS, log string, cmd *exec.Cmd) (*process, error) {
 // stopGrace is how long a program gets to end in order.
 const stopGrace = 10 * time.Second
 
-// stop ends a process in order, or else by force.
-func (p *process) stop() error {
+// Stop ends a process in order, or else by force.
+func (p *Process) Stop() error {
 	if err := p.signal(syscall.SIGTERM); err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (p *process) stop() error {
 }
 
 // kill ends a process without a chance to do anything more.
-func (p *process) kill() error {
+func (p *Process) kill() error {
 	if err := p.signal(syscall.SIGKILL); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (p *process) kill() error {
 	return nil
 }
 
-func (p *process) signal(s syscall.Signal) error {
+func (p *Process) signal(s syscall.Signal) error {
 	err := p.cmd.Process.Signal(s)
 	if errors.Is(err, os.ErrProcessDone) {
 		return nil
@@ -87,8 +87,8 @@ func (p *process) signal(s syscall.Signal) error {
 	return err
 }
 
-// said is the end of the process's log, for an error message.
-func (p *process) said() string {
+// Said is the end of the process's log, for an error message.
+func (p *Process) Said() string {
 	const lines = 12
 	text, err := os.ReadFile(p.log)
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
-// Relay passes TCP connections on to a Server, and cuts them when it is told to.
+// Relay passes TCP connections on to a Server, and cuts them or lets them hang when
+// it is told to.
 type Relay struct {
 	Port uint16
 
@@ -21,12 +22,37 @@ type Relay struct {
 	mu       sync.Mutex   // guards what follows
 	listener net.Listener // nil while shut
 	conns    map[net.Conn]bool
+	passing  chan struct{} // closed while bytes are passed on
 }
 
 // NewRelay opens a relay to the server at a port of the server's address.
 func (s *Server) NewRelay(port uint16) (*Relay, error) {
-	r := &Relay{Port: port, ns: s.ns, addr: s.addr, to: netip.AddrPortFrom(s.addr, serverPort), conns: map[net.Conn]bool{}}
+	r := &Relay{Port: port, ns: s.ns, addr: s.addr, to: netip.AddrPortFrom(s.addr, serverPort), conns: map[net.Conn]bool{}, passing: make(chan struct{})}
+	close(r.passing)
 	return r, r.Open()
+}
+
+// Hang lets all connections in, and passes nothing on until Resume: so does a
+// server that hangs look.
+func (r *Relay) Hang() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.passing = make(chan struct{})
+}
+
+// Resume passes on what has come since Hang, and all that comes.
+func (r *Relay) Resume() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.passing)
+}
+
+// wait waits until bytes may be passed on.
+func (r *Relay) wait() {
+	r.mu.Lock()
+	passing := r.passing
+	r.mu.Unlock() // before the wait: Resume needs it
+	<-passing
 }
 
 // Open lets connections in, at first and after Shut.
@@ -93,8 +119,8 @@ func (r *Relay) pass(listener net.Listener, near net.Conn) {
 		return
 	}
 	var both sync.WaitGroup
-	both.Go(func() { pump(near, far) })
-	both.Go(func() { pump(far, near) })
+	both.Go(func() { pump(near, held{far, r}) })
+	both.Go(func() { pump(far, held{near, r}) })
 	both.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,6 +138,19 @@ func (r *Relay) add(listener net.Listener, near, far net.Conn) bool {
 	}
 	r.conns[near], r.conns[far] = true, true
 	return true
+}
+
+// held is a connection from which nothing comes while its relay hangs.
+type held struct {
+	net.Conn
+	by *Relay
+}
+
+// Read implements net.Conn.
+func (h held) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	h.by.wait()
+	return n, err
 }
 
 // pump copies until one end closes, and then closes both.

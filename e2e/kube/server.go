@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -34,14 +33,15 @@ const serverPort = 6443
 // Server is an API server with its etcd.
 type Server struct {
 	// Client may do everything. It goes straight to the API server, also while
-	// that is hidden from others by a Relay.
+	// that is hidden from others by a Relay, and does not look at its certificate.
 	Client kubernetes.Interface
 
 	ns        *netns.NS
 	addr      netip.Addr
 	dir       string
-	etcd      *process
-	apiserver *process
+	ca        *authority
+	etcd      *Process
+	apiserver *Process
 }
 
 // Start runs an API server inside a namespace, at an address of it, with all its
@@ -66,10 +66,10 @@ func (s *Server) startAPIServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.apiserver, err = start(s.ns, filepath.Join(s.dir, "kube-apiserver.log"), exec.Command(program,
+	s.apiserver, err = StartProcess(s.ns, filepath.Join(s.dir, "kube-apiserver.log"), exec.Command(program,
 		"--etcd-servers", etcdURL,
 		"--bind-address", s.addr.String(), "--advertise-address", s.addr.String(), "--secure-port", fmt.Sprint(serverPort),
-		"--cert-dir", s.dir,
+		"--tls-cert-file", s.file(certFile), "--tls-private-key-file", s.file(certKey), "--cert-dir", s.dir,
 		"--token-auth-file", s.file(tokensFile),
 		"--authorization-mode", "RBAC",
 		"--service-account-issuer", "https://kubernetes.default.svc",
@@ -90,25 +90,21 @@ func (s *Server) waitReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for kube-apiserver: %w: %w; its log ends:\n%s", context.Cause(ctx), err, s.apiserver.said())
+			return fmt.Errorf("wait for kube-apiserver: %w: %w; its log ends:\n%s", context.Cause(ctx), err, s.apiserver.Said())
 		case <-s.apiserver.done:
-			return fmt.Errorf("start kube-apiserver: it ended; its log ends:\n%s", s.apiserver.said())
+			return fmt.Errorf("start kube-apiserver: it ended; its log ends:\n%s", s.apiserver.Said())
 		case <-s.etcd.done:
-			return fmt.Errorf("start etcd: it ended; its log ends:\n%s", s.etcd.said())
+			return fmt.Errorf("start etcd: it ended; its log ends:\n%s", s.etcd.Said())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
 func (s *Server) ready(ctx context.Context) error {
-	// The API server makes the certificate when it starts for the first time.
-	if _, err := os.Stat(s.file(certFile)); err != nil {
-		return err
-	}
 	client, err := kubernetes.NewForConfig(&rest.Config{
 		Host:            s.url(serverPort),
 		BearerToken:     adminToken,
-		TLSClientConfig: rest.TLSClientConfig{CAFile: s.file(certFile)},
+		TLSClientConfig: rest.TLSClientConfig{Insecure: true},
 		Dial:            dialIn(s.ns),
 		QPS:             -1, // no limit
 	})
@@ -129,9 +125,9 @@ func (s *Server) Restart(ctx context.Context) error { return s.startAPIServer(ct
 // Stop ends API server and etcd.
 func (s *Server) Stop() error {
 	var errs []error
-	for _, p := range []*process{s.apiserver, s.etcd} {
+	for _, p := range []*Process{s.apiserver, s.etcd} {
 		if p != nil {
-			errs = append(errs, p.stop())
+			errs = append(errs, p.Stop())
 		}
 	}
 	return errors.Join(errs...)
