@@ -9,9 +9,49 @@ import (
 // owner lets go of one.
 type ExhaustedError struct {
 	Set Set
+	// Note is why the node gets no further block, where the set is of a pool.
+	Note string
 }
 
-func (e *ExhaustedError) Error() string { return "no addresses left in " + e.Set.String() }
+func (e *ExhaustedError) Error() string {
+	pool := e.Set[0].Pool
+	if pool == "" {
+		return "no addresses left in " + e.Set.String()
+	}
+	return noted("no addresses left in the blocks of pool "+pool+" that this node has, "+e.Set.String(), e.Note)
+}
+
+func noted(text, note string) string {
+	if note == "" {
+		return text
+	}
+	return text + ": " + note
+}
+
+// NoBlockError says that the node has no block of a pool. It passes when the
+// node's daemon gets one.
+type NoBlockError struct {
+	Pool string
+	Note string // why it gets none; "" if that is not known
+}
+
+func (e *NoBlockError) Error() string {
+	text := "this node has no block of pool " + e.Pool
+	if e.Note == "" {
+		return text + " yet: 'fairlead node' leases one"
+	}
+	return noted(text, e.Note)
+}
+
+// LostError says that the addresses of pods that run here are another node's now.
+type LostError struct {
+	Grant Grant
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("block %s of pool %s was given to another node, and pods of this node still have addresses of it",
+		e.Grant.Block, e.Grant.Range.Pool)
+}
 
 // ReservedError says that a pod holds an address that the configuration, which
 // was changed since, reserves. The two disturb each other until the pod goes.

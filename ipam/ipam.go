@@ -106,7 +106,7 @@ func Allocate(tx Tx, sets []Set, req Request) ([]Address, error) {
 			return nil, err
 		}
 		if !addr.IsValid() {
-			return nil, &ExhaustedError{Set: set}
+			return nil, exhausted(tx, set)
 		}
 		lease.Addrs = append(lease.Addrs, addr)
 		given[i] = set.address(addr)
@@ -115,6 +115,20 @@ func Allocate(tx Tx, sets []Set, req Request) ([]Address, error) {
 		return nil, err
 	}
 	return given, b.save()
+}
+
+// exhausted is the error of a set of which nothing is left.
+func exhausted(tx Tx, set Set) error {
+	e := &ExhaustedError{Set: set}
+	if set[0].Pool == "" {
+		return e
+	}
+	state, err := StateOf(tx, set[0].Pool)
+	if err != nil {
+		return err
+	}
+	e.Note = state.Note
+	return e
 }
 
 // Release takes back whatever the owner holds; to hold nothing is no error. It

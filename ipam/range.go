@@ -7,9 +7,11 @@ import (
 
 // Range is a run of addresses inside a subnet.
 type Range struct {
-	Subnet      netip.Prefix // masked; its length is the length that addresses get
-	First, Last netip.Addr   // inclusive, inside Subnet
-	Gateway     netip.Addr   // never given, whether First…Last has it or not
+	Subnet  netip.Prefix `json:"subnet"` // masked; its length is the length that addresses get
+	First   netip.Addr   `json:"first"`
+	Last    netip.Addr   `json:"last"`             // inclusive; both inside Subnet
+	Gateway netip.Addr   `json:"gateway,omitzero"` // never given, whether First…Last has it or not; zero: there is none
+	Pool    string       `json:"pool,omitempty"`   // the pool of the cluster that it is a block of; "" for a range of the node's own
 }
 
 // Set is ranges of one family that stand for each other: an owner gets one
@@ -63,13 +65,13 @@ func (s Set) address(addr netip.Addr) Address {
 // one before the broadcast address, in IPv6, which has no broadcast, the last.
 func LastHost(subnet netip.Prefix) netip.Addr {
 	if subnet.Addr().Is4() {
-		return lastAddr(subnet).Prev()
+		return LastAddr(subnet).Prev()
 	}
-	return lastAddr(subnet)
+	return LastAddr(subnet)
 }
 
-// lastAddr is the subnet's address with all host bits set.
-func lastAddr(subnet netip.Prefix) netip.Addr {
+// LastAddr is the subnet's address with all host bits set.
+func LastAddr(subnet netip.Prefix) netip.Addr {
 	bytes := subnet.Addr().AsSlice()
 	for bit := subnet.Bits(); bit < 8*len(bytes); bit++ {
 		bytes[bit/8] |= 0x80 >> (bit % 8)
@@ -86,11 +88,13 @@ func reserved(sets []Set) map[netip.Addr]string {
 		for _, r := range set {
 			if r.Subnet.Addr().Is4() {
 				what[r.Subnet.Addr()] = "the network address of " + r.Subnet.String()
-				what[lastAddr(r.Subnet)] = "the broadcast address of " + r.Subnet.String()
+				what[LastAddr(r.Subnet)] = "the broadcast address of " + r.Subnet.String()
 			} else { // RFC 4291, 2.6.1
 				what[r.Subnet.Addr()] = "the subnet-router anycast address of " + r.Subnet.String()
 			}
-			what[r.Gateway] = "the gateway of " + r.Subnet.String()
+			if r.Gateway.IsValid() {
+				what[r.Gateway] = "the gateway of " + r.Subnet.String()
+			}
 		}
 	}
 	return what

@@ -17,35 +17,37 @@ func Ready(tx Tx, boot string, sets []Set, now time.Time) error {
 	if err != nil || !current {
 		return err
 	}
-	exhausted, err := firstExhausted(tx, sets, now)
-	if err != nil || exhausted == nil {
+	err = firstExhausted(tx, sets, now)
+	var none *ExhaustedError
+	if !errors.As(err, &none) {
 		return err
 	}
 	var reserved *ReservedError
 	if err := checkReserved(tx, sets); errors.As(err, &reserved) {
-		return fmt.Errorf("%w; %w", exhausted, reserved)
+		return fmt.Errorf("%w; %w", none, reserved)
 	} else if err != nil {
 		return err
 	}
-	return exhausted
+	return none
 }
 
-// firstExhausted is the first set of which nothing is left, nil if there is none.
-func firstExhausted(tx Tx, sets []Set, now time.Time) (*ExhaustedError, error) {
+// firstExhausted reports the first set of which nothing is left, as an
+// *ExhaustedError.
+func firstExhausted(tx Tx, sets []Set, now time.Time) error {
 	b, err := openBook(tx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i, stocks := range b.match(sets) {
 		addr, err := b.choose(stocks, now)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !addr.IsValid() {
-			return &ExhaustedError{Set: sets[i]}, nil
+			return exhausted(tx, sets[i])
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 func checkReserved(tx Tx, sets []Set) error {

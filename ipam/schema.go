@@ -35,6 +35,9 @@ const Schema = 1
 //	s POD NUL IFNAME         → former, as JSON: what a sticky pod had
 //	t FREED POD NUL IFNAME   → nothing: those pods, the one that went first first
 //	i CONTAINER NUL IFNAME   → nothing: a lease that was imported, in whatever boot
+//	g POOL NUL ADDR          → Grant, as JSON: a block that this node has, which begins at ADDR
+//	n POOL NUL               → PoolState, as JSON, in whatever boot
+//	w POOL NUL               → when the pool was last wanted, as RFC 3339, in whatever boot
 //
 // ADDR is the number of bits of the family, in one byte, and the address; ID has
 // four bytes, POSITION and FREED have eight. Every address of a stock is in one of three
@@ -48,12 +51,15 @@ const (
 	formerPrefix   = 's'
 	expiryPrefix   = 't'
 	importedPrefix = 'i'
+	grantPrefix    = 'g'
+	statePrefix    = 'n'
+	wantPrefix     = 'w'
 )
 
 var (
 	bootKey = []byte{'b'}
 	// ofBoot are the prefixes of what does not outlive a boot.
-	ofBoot = []byte{leasePrefix, addrPrefix, stockPrefix, queuePrefix, positionPrefix, formerPrefix, expiryPrefix}
+	ofBoot = []byte{leasePrefix, addrPrefix, stockPrefix, queuePrefix, positionPrefix, formerPrefix, expiryPrefix, grantPrefix}
 )
 
 func ownerText(o Owner) string { return o.ContainerID + "\x00" + o.IfName }

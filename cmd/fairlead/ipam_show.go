@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,8 +20,11 @@ func ipamShowCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show",
 		Short: "Show how full the ranges of addresses are",
-		Long: `Shows each range of which a pod has had an address since the node booted:
+		Long: `Shows each block of a pool that this node has, and each other range of which a
+pod has had an address since the node booted:
 
+  POOL     the pool of the cluster that the range is a block of; - if it is the
+           node's own, (lost) if another node has the block now
   SIZE     the addresses that it can give: without network, broadcast and gateway
            address, so a /24 with its gateway inside has 253
   USED     held by pods
@@ -38,6 +42,8 @@ func ipamShowCommand(e env) *cobra.Command {
 // usage is a range as the command prints it.
 type usage struct {
 	Network  string     `json:"network"`
+	Pool     string     `json:"pool"`   // "" for a range of the node's own
+	Closed   string     `json:"closed"` // why no more is given of a block: lost, retired; "" if it is
 	First    netip.Addr `json:"first"`
 	Last     netip.Addr `json:"last"`
 	Size     *big.Int   `json:"size"`
@@ -60,24 +66,65 @@ func showRanges(ctx context.Context, e env, f ipamFlags) error {
 	usages := []usage{}
 	var table [][]string
 	failed := f.view(ctx, networks, func(n network, tx ipam.Tx) error {
+		grants, err := ipam.Grants(tx, boot)
+		if err != nil {
+			return err
+		}
 		ranges, err := ipam.Ranges(tx, boot, e.now())
-		for _, r := range ranges {
-			usages = append(usages, usageOf(n.name, r))
-			table = append(table, []string{
-				n.name, r.First.String() + "-" + r.Last.String(), r.Size.String(),
-				strconv.Itoa(r.Used), strconv.Itoa(r.Cooling), r.Free.String(), shortTime(r.Oldest),
-			})
+		for _, u := range withBlocks(n.name, ranges, grants) {
+			usages = append(usages, u)
+			table = append(table, u.cells())
 		}
 		return err
 	})
 	document := struct {
 		Ranges []usage `json:"ranges"`
 	}{usages}
-	err = f.print(e.stdout, document, "NETWORK RANGE SIZE USED COOLING FREE OLDEST", table)
+	err = f.print(e.stdout, document, "NETWORK POOL RANGE SIZE USED COOLING FREE OLDEST", table)
 	if failed == nil && len(usages) == 0 {
 		f.say(e.stdout, "no pod has had an address since this node booted (stores in %s)", f.dataDir)
 	}
 	return errors.Join(failed, err)
+}
+
+// withBlocks are the blocks of pools, in order, also those of which no pod has had
+// an address, and then the other ranges.
+func withBlocks(network string, ranges []ipam.Usage, grants []ipam.Grant) []usage {
+	var all, others []usage
+	blocks := map[netip.Addr]usage{} // by First
+	for _, r := range ranges {
+		u := usageOf(network, r)
+		if i := slices.IndexFunc(grants, func(g ipam.Grant) bool { return g.Range.First == r.First && g.Range.Last == r.Last }); i >= 0 {
+			blocks[r.First] = u
+			continue
+		}
+		others = append(others, u)
+	}
+	for _, g := range grants {
+		u, used := blocks[g.Range.First]
+		if !used {
+			size := new(big.Int).SetUint64(g.Range.Size())
+			u = usage{Network: network, First: g.Range.First, Last: g.Range.Last, Size: size, Free: size, Cooldown: "0s"}
+		}
+		u.Pool, u.Closed = g.Range.Pool, string(g.Closed)
+		all = append(all, u)
+	}
+	return append(all, others...)
+}
+
+func (u usage) cells() []string {
+	pool := orDash(u.Pool)
+	if u.Closed != "" {
+		pool += " (" + u.Closed + ")"
+	}
+	oldest := "-"
+	if u.Oldest != nil {
+		oldest = shortTime(*u.Oldest)
+	}
+	return []string{
+		u.Network, pool, u.First.String() + "-" + u.Last.String(), u.Size.String(),
+		strconv.Itoa(u.Used), strconv.Itoa(u.Cooling), u.Free.String(), oldest,
+	}
 }
 
 func usageOf(network string, r ipam.Usage) usage {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/ipam/disk"
 	"github.com/fairlead/fairlead/proxy/watch"
 )
 
@@ -73,7 +74,7 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func testEnv(out, errs *bytes.Buffer) env {
-	return env{stdout: out, stderr: errs, hostname: func() (string, error) { return "Node-1", nil }, now: time.Now}
+	return env{stdout: out, stderr: errs, hostname: func() (string, error) { return "Node-1", nil }, now: time.Now, bootID: disk.BootID}
 }
 
 // The proxy serves what is in the directory until it is told to end; the rules

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead/fairlead/cni/node/install"
 	"github.com/fairlead/fairlead/cni/node/masquerade"
 	"github.com/fairlead/fairlead/cni/node/metrics"
+	"github.com/fairlead/fairlead/cni/node/shim"
 	"github.com/fairlead/fairlead/proxy/watch"
 )
 
@@ -25,6 +26,8 @@ type nodeFlags struct {
 	notMasquerade []string
 	services      []string
 	install       installFlags
+	pools         poolFlags
+	shim          shimFlags
 	healthz       string
 	metrics       string
 	logFormat     string
@@ -57,6 +60,8 @@ working ('fairlead cleanup' removes it).`,
 	cmd.Flags().StringSliceVar(&f.notMasquerade, "non-masquerade-cidrs", nil, "ranges that count as the cluster's, besides all pod CIDRs and node addresses")
 	cmd.Flags().StringSliceVar(&f.services, "service-cidrs", nil, "ranges of the cluster's virtual IPs, in which no pods can be (default: not looked at)")
 	f.install.register(cmd)
+	f.pools.register(cmd)
+	f.shim.register(cmd)
 	cmd.Flags().StringVar(&f.healthz, "healthz-bind-address", "", `address and port that answer /healthz and /readyz, "" for none`)
 	cmd.Flags().StringVar(&f.metrics, "metrics-bind-address", "", `address and port that answer /metrics, "" for none`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -89,6 +94,12 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		n.health.stale = kube.Stale
 		go logStale(ctx, kube, log)
 	}
+	stopShim, err := n.startShim(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopShim()
+	defer n.startPools(ctx)()
 	stop, err := n.observe(ctx, f)
 	if err != nil {
 		return err
@@ -137,6 +148,14 @@ func (f nodeFlags) newLoop(e env) (*nodeLoop, error) {
 	if n.notMasquerade, err = parseCIDRs("--non-masquerade-cidrs", f.notMasquerade, ""); err != nil {
 		return nil, err
 	}
+	if f.pools.grace < 0 {
+		return nil, usagef("--pool-grace-period %s: it must not be negative", f.pools.grace)
+	}
+	n.pools = f.pools.newPools(n.name, f.from, e.bootID)
+	if n.shim, err = f.shim.newShim(); err != nil {
+		return nil, err
+	}
+	n.pools.shim = n.shim
 	n.installer, err = f.install.newInstaller()
 	return n, err
 }
@@ -164,6 +183,7 @@ func cleanupNode(confDir string) error {
 		install.RemoveConfig(confDir),
 		masquerade.CleanupNFTables(),
 		masquerade.CleanupIPTables(),
+		shim.Cleanup(),
 		cleanupRoutes(),
 	)
 }

@@ -62,14 +62,18 @@ func (i *nodeInstaller) plugin() error {
 	return err
 }
 
-// config writes the configuration if it is not there as it should be.
-func (i *nodeInstaller) config(v install.Values) error {
+// config writes the configuration if it is not there as it should be. ready says
+// whether pods can be made with it.
+func (i *nodeInstaller) config(v install.Values, ready func(text []byte) error) error {
 	if i.confDir == "" {
 		return nil
 	}
 	text, err := i.template.Render(v)
 	if err != nil {
 		return fmt.Errorf("fill in --conf-template: %w", err)
+	}
+	if err := ready(text); err != nil {
+		return err
 	}
 	return install.Config(i.confDir, text)
 }

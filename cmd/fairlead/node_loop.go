@@ -29,6 +29,8 @@ type nodeLoop struct {
 	lost          <-chan struct{}  // tells that somebody may have removed the table
 	flushed       <-chan struct{}  // tells that what pods have in the packet filter may be gone
 	installer     *nodeInstaller
+	pools         *nodePools
+	shim          *nodeShim // nil: there is to be none
 	health        nodeHealth
 	metrics       *metrics.Metrics
 	events        events
@@ -140,6 +142,8 @@ func (l *nodeLoop) wait(ctx context.Context, cluster <-chan clusterNews, again <
 		l.sweep(ctx)
 		l.repairFilter() // of iptables the kernel tells nothing
 		sweep.Reset(sweepEvery)
+	case <-l.pools.news:
+		due = true
 	case <-again:
 		due, held = true, false
 	}
@@ -211,6 +215,7 @@ func (l *nodeLoop) note(news watch.News) {
 	}
 	l.cluster.Add(come...)
 	l.ranges = masquerade.Ranges{}
+	l.pools.note(news)
 }
 
 // partOfCluster is what of the cluster a node is: its pods and itself.
@@ -296,7 +301,7 @@ func (l *nodeLoop) program(self cninode.Member) (failed []cninode.Problem) {
 	try("install", "NotInstalled", l.installer.plugin)
 	if plan := l.planner.Summary(); len(failed) == 0 && plan.Ready {
 		try("install", "NotInstalled", func() error {
-			return l.installer.config(install.Values{NodeName: self.Name, PodCIDRs: self.PodCIDRs, MTU: plan.MTU})
+			return l.installer.config(install.Values{NodeName: self.Name, PodCIDRs: self.PodCIDRs, MTU: plan.MTU}, l.pools.config)
 		})
 	}
 	return failed

@@ -117,7 +117,7 @@ func (r *running) start(args ...string) {
 		r.t.Fatal(err)
 	}
 	args = append([]string{"node", "--manifests", r.dir, "--cni-bin-dir", r.bin, "--cni-conf-dir", r.conf, "--cni-binary", plugin,
-		"--conf-template", filepath.Join(r.dir, "template")}, args...)
+		"--conf-template", filepath.Join(r.dir, "template"), "--ipam-data-dir", r.data}, args...)
 	go func() {
 		_ = r.ns.Do(func() error {
 			e := testEnv(new(bytes.Buffer), new(bytes.Buffer))
@@ -432,7 +432,7 @@ func TestConfigComesBack(t *testing.T) {
 	}
 	path := filepath.Join(conf, install.Conflist)
 	for range 2 {
-		if err := i.config(install.Values{NodeName: "n1", MTU: 1500}); err != nil {
+		if err := i.config(install.Values{NodeName: "n1", MTU: 1500}, func([]byte) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Remove(path); err != nil {

@@ -76,6 +76,7 @@ type addConf struct {
 		ResolvConf string            `json:"resolvConf"`
 		Cooldown   any               `json:"cooldown"`
 		Sticky     bool              `json:"sticky"`
+		Pools      []any             `json:"pools"`
 	} `json:"ipam"`
 	RuntimeConfig struct {
 		IPRanges [][]rangeConf `json:"ipRanges"`
@@ -91,6 +92,7 @@ type addConf struct {
 // addition is what an ADD is to do, validated.
 type addition struct {
 	sets       []ipam.Set
+	pools      []string // of each of which an address is given after those of sets
 	routes     []*types.Route
 	resolvConf string
 	wanted     []netip.Addr
@@ -107,13 +109,16 @@ func decodeAddition(args *skel.CmdArgs) (*addition, error) {
 		return nil, err
 	}
 	if conf.IPAM == nil {
-		return nil, invalid("ipam", "no value is not allowed: it must be an object with at least a subnet or ranges")
+		return nil, invalid("ipam", "no value is not allowed: it must be an object with at least a subnet, ranges or pools")
 	}
 	env, err := decodeEnv(args.Args)
 	if err != nil {
 		return nil, err
 	}
 	a := &addition{resolvConf: conf.IPAM.ResolvConf, pod: env.pod, sticky: conf.IPAM.Sticky}
+	if a.pools, err = conf.pools(); err != nil {
+		return nil, err
+	}
 	if a.sets, err = conf.sets(); err != nil {
 		return nil, err
 	}

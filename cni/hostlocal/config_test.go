@@ -104,9 +104,9 @@ func TestConfigErrors(t *testing.T) {
 		want             string // the message; the code is 7 where codes says no other
 	}{
 		{"no JSON", `{"ipam": `, "", "decode network configuration: unexpected end of JSON input"},
-		{"no ipam", `{"name": "x"}`, "", "ipam: no value is not allowed: it must be an object with at least a subnet or ranges"},
+		{"no ipam", `{"name": "x"}`, "", "ipam: no value is not allowed: it must be an object with at least a subnet, ranges or pools"},
 		{"ipam a string", `{"ipam": "host-local"}`, "", "ipam: a JSON string is not allowed: it must be an object"},
-		{"no ranges", `{"ipam": {}}`, "", "ipam.ranges: no value is not allowed: there must be at least one range, here or as ipam.subnet"},
+		{"no ranges", `{"ipam": {}}`, "", "ipam.ranges: no value is not allowed: there must be at least one range, here or as ipam.subnet, or a pool in ipam.pools"},
 		{"an empty set", `{"ipam": {"ranges": [[{"subnet": "10.1.0.0/16"}], []]}}`, "", "ipam.ranges[1]: an empty list is not allowed: it must be ranges to choose from"},
 		{"a list of ranges, not of sets", `{"ipam": {"ranges": [{"subnet": "10.1.0.0/16"}]}}`, "", "ipam.ranges: a JSON object is not allowed: it must be a list"},
 		{"no subnet", `{"ipam": {"ranges": [[{"rangeStart": "10.1.0.1"}]]}}`, "", "ipam.ranges[0][0].subnet: no value is not allowed: it must be a subnet, such as 10.1.2.0/24 or fd00:1::/64"},

@@ -30,20 +30,21 @@ func invalid(path, format string, args ...any) error {
 // the one requested, is free again when a pod goes: "try again later" (11) is
 // what the specification has for that, and what a runtime should do. So is a
 // store that others keep busy. All else that goes wrong with the store is an I/O
-// failure (5).
+// failure (5). An error that has a code keeps it.
 func coded(err error) error {
-	if err == nil {
-		return nil
+	if known := (*types.Error)(nil); err == nil || errors.As(err, &known) {
+		return err
 	}
 	var (
 		exhausted *ipam.ExhaustedError
+		noBlock   *ipam.NoBlockError
 		held      *ipam.HeldError
 		request   *ipam.RequestError
 		duplicate *ipam.DuplicateError
 	)
 	code := types.ErrIOFailure
 	switch {
-	case errors.As(err, &exhausted), errors.As(err, &held),
+	case errors.As(err, &exhausted), errors.As(err, &noBlock), errors.As(err, &held),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		code = types.ErrTryAgainLater
 	case errors.As(err, &request):

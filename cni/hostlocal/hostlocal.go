@@ -11,6 +11,7 @@ package hostlocal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -63,7 +64,12 @@ func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) (*types100.Result,
 		return nil, invalid("ipam.resolvConf", "%v", err)
 	}
 	err = p.update(ctx, store, func(tx ipam.Tx, boot string) error {
-		given, err := ipam.Allocate(tx, add.sets, ipam.Request{
+		sets, routes, err := add.withPools(tx, boot, p.Now())
+		if err != nil {
+			return err
+		}
+		result.Routes = append(result.Routes, routes...)
+		given, err := ipam.Allocate(tx, sets, ipam.Request{
 			Owner: owner(args), Netns: args.Netns, Pod: add.pod, Wanted: add.wanted,
 			Cooldown: add.cooldown, Sticky: add.sticky, Boot: boot, Now: p.Now(),
 		})
@@ -73,7 +79,7 @@ func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) (*types100.Result,
 		return err
 	})
 	if err != nil {
-		return nil, coded(err)
+		return nil, errors.Join(coded(err), p.demand(ctx, store, add.pools, err))
 	}
 	return result, nil
 }
@@ -161,7 +167,7 @@ func ipConfig(a ipam.Address) *types100.IPConfig {
 	addr := a.Prefix.Addr()
 	return &types100.IPConfig{
 		Address: net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(a.Prefix.Bits(), addr.BitLen())},
-		Gateway: a.Gateway.AsSlice(),
+		Gateway: a.Gateway.AsSlice(), // nil if there is none
 	}
 }
 

@@ -70,8 +70,8 @@ func (c addConf) sets() ([]ipam.Set, error) {
 		}
 		sets = append(sets, set)
 	}
-	if len(sets) == 0 {
-		return nil, invalid("ipam.ranges", "no value is not allowed: there must be at least one range, here or as ipam.subnet")
+	if len(sets) == 0 && len(c.IPAM.Pools) == 0 {
+		return nil, invalid("ipam.ranges", "no value is not allowed: there must be at least one range, here or as ipam.subnet, or a pool in ipam.pools")
 	}
 	return sets, nil
 }

@@ -13,9 +13,10 @@ import (
 )
 
 // Status says whether Add could give a pod its addresses now. The error has
-// code 50 where it could not: nothing is left of a range set, or the store cannot
-// be read. It has code 51 where besides a pod suffers that runs already, because
-// it holds an address that the configuration has come to reserve. A configuration
+// code 50 where it could not: nothing is left of a range set, the node has no block
+// of a pool, or the store cannot be read. It has code 51 where a pod suffers that
+// runs already: because besides it holds an address that the configuration has
+// come to reserve, or because its block of a pool went to another node. A configuration
 // that Add would refuse is refused the same way.
 func (p *Plugin) Status(ctx context.Context, args *skel.CmdArgs) error {
 	store, _, err := openStore(args.StdinData)
@@ -32,20 +33,27 @@ func (p *Plugin) Status(ctx context.Context, args *skel.CmdArgs) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err = store.View(ctx, func(tx ipam.Tx) error { return ipam.Ready(tx, boot, add.sets, p.Now()) })
-	if errors.Is(err, fs.ErrNotExist) { // the first Add makes it
-		return nil
+	err = store.View(ctx, func(tx ipam.Tx) error { return add.ready(tx, boot, p.Now()) })
+	if errors.Is(err, fs.ErrNotExist) { // the first Add makes it, or the daemon that leases blocks
+		err = nil
+		if len(add.pools) > 0 {
+			err = &ipam.NoBlockError{Pool: add.pools[0]}
+		}
 	}
 	return unavailable(err)
 }
 
 // unavailable gives what STATUS found its code.
 func unavailable(err error) error {
-	if err == nil {
-		return nil
+	if known := (*types.Error)(nil); err == nil || errors.As(err, &known) {
+		return err
 	}
 	code := types.ErrPluginNotAvailable
-	if reserved := (*ipam.ReservedError)(nil); errors.As(err, &reserved) {
+	var (
+		reserved *ipam.ReservedError
+		lost     *ipam.LostError
+	)
+	if errors.As(err, &reserved) || errors.As(err, &lost) {
 		code = types.ErrLimitedConnectivity
 	}
 	return types.NewError(code, err.Error(), "")

@@ -16,6 +16,7 @@ type Scene struct {
 	Lab     *lab.Lab
 	Clients []*lab.Pod // client-N on node-N
 	Web     []*lab.Pod // web-1 to web-3, on the nodes in turn
+	LAN     []*lab.Pod // lan-N on node-N, on macvlan, if the lab has that
 
 	web  *corev1.Service // its backends are Web
 	idle *corev1.Service // it has none
@@ -71,7 +72,46 @@ func (r *recorder) build(ctx context.Context, opts lab.Options, s *Scene) error 
 		}
 		s.Web = append(s.Web, p)
 	}
-	return r.check(ctx, "services", s.applyServices)
+	if err := r.check(ctx, "services", s.applyServices); err != nil || !opts.Macvlan {
+		return err
+	}
+	return r.addMacvlan(ctx, s)
+}
+
+// addMacvlan makes the pods on macvlan, and checks that they reach their node, it
+// them, and a virtual IP.
+func (r *recorder) addMacvlan(ctx context.Context, s *Scene) error {
+	for i, node := range s.Lab.Nodes {
+		name := fmt.Sprintf("lan-%d", i+1)
+		err := r.check(ctx, "pod "+name, func(ctx context.Context) (string, error) {
+			p, err := s.Lab.AddMacvlanPod(ctx, node, name)
+			if err != nil {
+				return "", err
+			}
+			s.LAN = append(s.LAN, p)
+			return fmt.Sprintf("on %s by macvlan, %s, %s", node.Name, p.IPv4(), p.IPv6()), nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return r.check(ctx, "macvlan", s.askMacvlan)
+}
+
+func (s *Scene) askMacvlan(ctx context.Context) (string, error) {
+	for _, p := range s.LAN {
+		for _, at := range p.Endpoints() {
+			if _, err := p.Node.Ask(ctx, at); err != nil {
+				return "", fmt.Errorf("%s to %s: %w", p.Node.Name, p.Name, err)
+			}
+		}
+		for _, vip := range lab.VIPs(s.web) {
+			if _, err := p.Ask(ctx, vip); err != nil {
+				return "", fmt.Errorf("%s to %s: %w", p.Name, vip.Addr, err)
+			}
+		}
+	}
+	return "each node reaches its pod by the shim, each pod the Service web", nil
 }
 
 func (r *recorder) addPod(ctx context.Context, l *lab.Lab, node *lab.Node, name string) (p *lab.Pod, err error) {

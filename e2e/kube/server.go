@@ -101,19 +101,24 @@ func (s *Server) waitReady(ctx context.Context) error {
 }
 
 func (s *Server) ready(ctx context.Context) error {
-	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host:            s.url(serverPort),
-		BearerToken:     adminToken,
-		TLSClientConfig: rest.TLSClientConfig{Insecure: true},
-		Dial:            dialIn(s.ns),
-		QPS:             -1, // no limit
-	})
+	client, err := kubernetes.NewForConfig(s.Config())
 	if err != nil {
 		return err
 	}
 	s.Client = client
 	_, err = client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 	return err
+}
+
+// Config is Client's: of one who may do everything.
+func (s *Server) Config() *rest.Config {
+	return &rest.Config{
+		Host:            s.url(serverPort),
+		BearerToken:     adminToken,
+		TLSClientConfig: rest.TLSClientConfig{Insecure: true},
+		Dial:            dialIn(s.ns),
+		QPS:             -1, // no limit
+	}
 }
 
 // Kill ends the API server, not etcd, by SIGKILL.

@@ -35,9 +35,13 @@ func (l *Lab) startAgents(ctx context.Context) error {
 
 func (n *Node) startAgent(opts Options) error {
 	// The plugin need not be installed: it is called where it was built.
-	cmd := exec.Command(filepath.Join(opts.BinDir, proxyProgram), "node",
-		"--manifests", n.Manifests(), "--node-name", n.Name,
-		"--cni-bin-dir", "", "--cni-conf-dir", filepath.Dir(n.cniConfig()), "--conf-template", n.confTemplate())
+	args := []string{"node", "--manifests", n.Manifests(), "--node-name", n.Name,
+		"--cni-bin-dir", "", "--cni-conf-dir", filepath.Dir(n.cniConfig()), "--conf-template", n.confTemplate(),
+		"--ipam-data-dir", n.ipamData()}
+	if opts.Macvlan {
+		args = append(args, shimFlags...)
+	}
+	cmd := exec.Command(filepath.Join(opts.BinDir, proxyProgram), args...)
 	var err error
 	n.agent, err = start(n.ns, cmd, n.dir.log(n.Name, "node"), opts.Keep)
 	return err

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -52,9 +53,12 @@ func (n *Node) writeConfTemplate() error {
 	if err := os.MkdirAll(filepath.Dir(n.cniConfig()), 0o755); err != nil {
 		return err
 	}
-	text := fmt.Sprintf(confTemplate, filepath.Join(n.dir.node(n.Name), "ipam"))
+	text := fmt.Sprintf(confTemplate, n.ipamData())
 	return writeFile(n.confTemplate(), []byte(text))
 }
+
+// ipamData is where the plugin keeps which pod has which address.
+func (n *Node) ipamData() string { return filepath.Join(n.dir.node(n.Name), "ipam") }
 
 func (n *Node) confTemplate() string { return filepath.Join(n.dir.node(n.Name), "cni.template") }
 
@@ -71,8 +75,8 @@ type attachment struct {
 	conf *libcni.RuntimeConf
 }
 
-func (n *Node) attachment(binDir, podName, netnsPath string) (*attachment, error) {
-	list, err := libcni.NetworkConfFromFile(n.cniConfig())
+func (n *Node) attachment(config, binDir, podName, netnsPath string) (*attachment, error) {
+	list, err := libcni.NetworkConfFromFile(config)
 	if err != nil {
 		return nil, fmt.Errorf("read network configuration: %w", err)
 	}
@@ -101,7 +105,12 @@ func newContainerID() string {
 
 // add attaches the pod and returns its addresses.
 func (a *attachment) add(ctx context.Context) ([]netip.Addr, error) {
+	began := time.Now()
 	result, err := a.cni.AddNetworkList(ctx, a.list, a.conf)
+	for isTransient(err) && ctx.Err() == nil && time.Since(began) < connectTimeout {
+		time.Sleep(tryAgain)
+		result, err = a.cni.AddNetworkList(ctx, a.list, a.conf)
+	}
 	if err != nil {
 		return nil, err
 	}

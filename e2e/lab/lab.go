@@ -39,7 +39,10 @@ type Options struct {
 	Nodes  int    // 1 to MaxNodes
 	Mode   string // the proxies' --mode; "" is iptables
 	Routed bool   // the last node is on a link of its own, behind a router
-	BinDir string // where fairlead, fairlead-cni and fairlead-lab are
+	// Macvlan: nodes have a second network, of pods on the underlay itself, with
+	// addresses of a pool, and the macvlan shim. Not together with Routed.
+	Macvlan bool
+	BinDir  string // where fairlead, fairlead-cni and fairlead-lab are
 	// Source starts what the proxies learn of the cluster from, in place of the
 	// directories that Apply writes to, and returns the proxies' flags for it. It
 	// is called with the namespace of the underlay, whose address is Gateway. What
@@ -101,6 +104,11 @@ func (l *Lab) build(ctx context.Context) error {
 	}
 	for _, o := range l.NodeObjects() {
 		if err := l.Apply(o); err != nil {
+			return err
+		}
+	}
+	if l.opts.Macvlan {
+		if err := l.addMacvlan(); err != nil {
 			return err
 		}
 	}

@@ -64,10 +64,15 @@ func (p *Pod) Endpoints() []echo.Endpoint {
 // node and starts its server. When it returns the server listens. A pod that
 // could not be made is gone when AddPod returns.
 func (l *Lab) AddPod(ctx context.Context, node *Node, name string) (*Pod, error) {
+	return l.addPod(ctx, node, name, node.cniConfig())
+}
+
+// addPod makes a pod of the network whose configuration is at path.
+func (l *Lab) addPod(ctx context.Context, node *Node, name, path string) (*Pod, error) {
 	if err := l.checkName(name); err != nil {
 		return nil, err
 	}
-	p, err := l.newPod(node, name)
+	p, err := l.newPod(node, name, path)
 	if err != nil {
 		return nil, fmt.Errorf("make pod %s: %w", name, err)
 	}
@@ -89,9 +94,9 @@ func (l *Lab) checkName(name string) error {
 	return nil
 }
 
-func (l *Lab) newPod(node *Node, name string) (*Pod, error) {
+func (l *Lab) newPod(node *Node, name, config string) (*Pod, error) {
 	path := l.dir.netns(name)
-	eth0, err := node.attachment(l.opts.BinDir, name, path)
+	eth0, err := node.attachment(config, l.opts.BinDir, name, path)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,9 @@ func Preflight(opts Options) error {
 	if opts.Nodes < 1 || opts.Nodes > MaxNodes {
 		return fmt.Errorf("make %d nodes: allowed are 1 to %d", opts.Nodes, MaxNodes)
 	}
+	if opts.Macvlan && (opts.Routed || opts.Nodes > maxMacvlanNodes) {
+		return fmt.Errorf("make macvlan pods on %d nodes: allowed are 1 to %d, all on one link", opts.Nodes, maxMacvlanNodes)
+	}
 	if opts.ID != "" && !validID.MatchString(opts.ID) {
 		return fmt.Errorf("name lab %q: allowed are lower-case letters, digits and -, 31 at most", opts.ID)
 	}

@@ -30,7 +30,7 @@ type content struct {
 type object struct {
 	Object
 	line  int
-	value any // *service.Service, *service.Slice or *service.Node
+	value any // *service.Service, *service.Slice, *service.Node, *IPPool or *IPBlock
 }
 
 // The kinds of objects, as manifests spell them.
@@ -48,12 +48,14 @@ type kind struct {
 	decode     func(raw []byte) (any, field.ErrorList)
 }
 
-// kinds has the kinds that a proxy uses, and the one that has objects of them.
+// kinds has the kinds that are used, and the one that has objects of them.
 var kinds = map[string]kind{
 	kindList:    {apiVersion: "v1"},
 	kindService: {"v1", true, decodeAs(convertService)},
 	kindSlice:   {"discovery.k8s.io/v1", true, decodeAs(convertSlice)},
 	kindNode:    {"v1", false, decodeAs(convertNode)},
+	kindIPPool:  {fairleadVersion, false, decodeAs(convertIPPool)},
+	kindIPBlock: {fairleadVersion, false, decodeAs(convertIPBlock)},
 }
 
 func decodeAs[T, S any](convert func(*T) (*S, field.ErrorList)) func([]byte) (any, field.ErrorList) {

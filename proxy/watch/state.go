@@ -78,10 +78,16 @@ func (s *state) report(problems ...Problem) {
 
 // since returns what makes s of old.
 func (s *state) since(old *state) News {
-	update := service.Update{
-		Services: map[service.Name]*service.Service{},
-		Slices:   map[service.Name]*service.Slice{},
-		Nodes:    map[string]*service.Node{},
+	news := News{
+		Update: service.Update{
+			Services: map[service.Name]*service.Service{},
+			Slices:   map[service.Name]*service.Slice{},
+			Nodes:    map[string]*service.Node{},
+		},
+		IPPools:  map[string]*IPPool{},
+		IPBlocks: map[string]*IPBlock{},
+		Problems: without(s.problems, old.problems),
+		Mended:   without(old.problems, s.problems),
 	}
 	stayed := 0
 	for key, now := range s.objects {
@@ -91,21 +97,17 @@ func (s *state) since(old *state) News {
 		}
 		// The value of a document that has not changed is identical.
 		if !ok || before.value != now.value && !reflect.DeepEqual(before.value, now.value) {
-			put(update, key.Name, now.value, false)
+			news.put(key, now.value, false)
 		}
 	}
 	if stayed < len(old.objects) {
 		for key, before := range old.objects {
 			if _, ok := s.objects[key]; !ok {
-				put(update, key.Name, before.value, true)
+				news.put(key, before.value, true)
 			}
 		}
 	}
-	return News{
-		Update:   update,
-		Problems: without(s.problems, old.problems),
-		Mended:   without(old.problems, s.problems),
-	}
+	return news
 }
 
 // put puts an object into an update, as one that is gone if it is.
@@ -140,5 +142,5 @@ func without(all, some map[nth]Problem) []Problem {
 }
 
 func (n News) empty() bool {
-	return n.Update.Empty() && len(n.Problems) == 0 && len(n.Mended) == 0
+	return n.Update.Empty() && len(n.IPPools) == 0 && len(n.IPBlocks) == 0 && len(n.Problems) == 0 && len(n.Mended) == 0
 }

@@ -33,8 +33,10 @@ import (
 // News is what a source has learned since it was last asked.
 type News struct {
 	Update   service.Update
-	Problems []Problem // not told before, in the order of their places
-	Mended   []Problem // told before and gone
+	IPPools  map[string]*IPPool  // by name; nil: it is gone
+	IPBlocks map[string]*IPBlock // likewise
+	Problems []Problem           // not told before, in the order of their places
+	Mended   []Problem           // told before and gone
 	// Since is when the first of it was heard of; zero: not known.
 	Since time.Time
 }
