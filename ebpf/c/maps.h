@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The maps that both data paths read. User space writes those of the Table,
+// programs those of flows. Sizes here are defaults; the loader sets them.
+#pragma once
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+#define TABLE_MAP(NAME, KEY, VALUE, SIZE)               \
+	struct {                                        \
+		__uint(type, BPF_MAP_TYPE_HASH);        \
+		__uint(map_flags, BPF_F_NO_PREALLOC);   \
+		__uint(max_entries, SIZE);              \
+		__type(key, KEY);                       \
+		__type(value, VALUE);                   \
+	} NAME SEC(".maps")
+
+#define PREFIX_MAP(NAME, KEY, VALUE, SIZE)              \
+	struct {                                        \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);    \
+		__uint(map_flags, BPF_F_NO_PREALLOC);   \
+		__uint(max_entries, SIZE);              \
+		__type(key, KEY);                       \
+		__type(value, VALUE);                   \
+	} NAME SEC(".maps")
+
+TABLE_MAP(frontends, struct frontend_key, struct frontend, 131072);
+TABLE_MAP(pools, __u32, struct pool, 131072);
+TABLE_MAP(backends, struct backend_key, struct backend, 524288);
+TABLE_MAP(members, struct member_key, __u32, 524288);
+TABLE_MAP(node_addrs, struct addr, struct node_addr, 1024);
+PREFIX_MAP(sources, struct source_key, __u32, 65536);
+PREFIX_MAP(pod_cidrs, struct prefix_key, __u32, 1024);
+
+// pool → how many flows it has led. Whoever takes a turn adds one; the turn modulo
+// pool.count is the backend's index.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, __u32);
+} turns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+} affinities SEC(".maps");
