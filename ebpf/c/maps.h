@@ -27,25 +27,38 @@
 	} NAME SEC(".maps")
 
 TABLE_MAP(frontends, struct frontend_key, struct frontend, 131072);
-TABLE_MAP(pools, __u32, struct pool, 131072);
-TABLE_MAP(backends, struct backend_key, struct backend, 524288);
-TABLE_MAP(members, struct member_key, __u32, 524288);
+TABLE_MAP(backends, struct backend_key, struct backend, 262144);
+TABLE_MAP(members, struct member_key, __u32, 131072);
+TABLE_MAP(origins, __u32, struct origin, 65536);
 TABLE_MAP(node_addrs, struct addr, struct node_addr, 1024);
 PREFIX_MAP(sources, struct source_key, __u32, 65536);
 PREFIX_MAP(pod_cidrs, struct prefix_key, __u32, 1024);
 
-// pool → how many flows it has led. Whoever takes a turn adds one; the turn modulo
-// pool.count is the backend's index.
+// By the pool's number.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 131072);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct pool);
+} pools SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct turns);
 } turns SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 32768);
 	__type(key, struct affinity_key);
 	__type(value, struct affinity);
 } affinities SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, OUTCOMES);
+	__type(key, __u32);
+	__type(value, __u64);
+} outcomes SEC(".maps");

@@ -53,12 +53,21 @@ enum frontend_flags {
 	FRONTEND_SOURCES = 1, // only the senders in map sources are allowed
 };
 
+// key is here once more because the kernel may give the memory of a row that goes
+// to another one at once, while a program still reads it: whoever reads a row
+// looks at key last.
 struct frontend {
+	struct frontend_key key;
 	struct path paths[CLASSES];
 	__u32 id;     // names it in map sources
-	__u32 origin; // the Service port: index in map service_flows
+	__u32 origin; // the Service port: key of map origins
 	__u32 flags;
-	__u32 pad;
+};
+
+// The Service port that a row comes from, for people: "namespace/name:port",
+// filled up with zeros. Each of the three has 63 characters at most (RFC 1123).
+struct origin {
+	char name[192];
 };
 
 // A row that is there allows a sender to use a frontend.
@@ -69,29 +78,44 @@ struct source_key {
 };
 
 // A pool keeps its number while it lives. Its backends of one moment are a
-// generation: the rows of the new one are written first, then the pool's row flips
-// to it in one update of a hash map, which readers see whole; then the rows of the
-// old generation go. turns[number] goes on through all of them.
+// generation, which is twice the number or one more: the rows of the one that is
+// not in use are written first, then the pool's row flips to it in one store of
+// eight bytes, which readers see whole; then the rows of the other go. turns[number]
+// goes on through all of them. A row of zeros is a pool that is not there.
+struct generation {
+	__u32 id;
+	__u32 count; // backends that take turns
+};
+
 struct pool {
-	__u32 generation;
-	__u32 count;    // backends that take turns
+	struct generation now;
 	__u32 affinity; // seconds; 0: none
 	__u32 flags;
 };
 
 enum pool_flags {
 	POOL_MEMBERS = 1, // map members has this generation's rows (UDP, SCTP, affinity)
+	POOL_RESET = 2,   // TCP connections to a backend that goes are reset
+};
+
+// How many flows a pool has led. Whoever takes a turn adds one to taken; what was
+// there modulo the generation's count is the backend's index.
+struct turns {
+	__u64 taken;
+	__u64 kept; // out of turn, by affinity
 };
 
 struct backend_key {
 	__u32 generation;
-	__u32 index; // 0 to pool.count-1
+	__u32 index; // 0 to count-1
 };
 
+// generation is here once more for the reason that is with struct frontend.
 struct backend {
-	struct addr addr;
+	__u32 generation;
 	__be16 port;
 	__u16 pad;
+	struct addr addr;
 };
 
 // Whether a flow that has a backend may go on with it.
@@ -105,7 +129,8 @@ enum member {
 	MEMBER_TURNS = 2,  // and it gets new ones
 };
 
-// An address of the node, and whether node ports are on it.
+// An address of the node, and whether node ports are on it. Loopback addresses
+// are here where node ports are on them; they are the node's own sockets' only.
 struct node_addr {
 	__u8 node_ports;
 	__u8 pad[3];
@@ -126,11 +151,38 @@ struct affinity_key {
 
 struct affinity {
 	struct endpoint backend;
-	__u32 generation;
+	__u32 pad;
 	__u64 last; // ns, CLOCK_MONOTONIC: when the last flow began
+};
+
+// What a connected socket believes to be connected to, and what it is.
+struct peer {
+	struct endpoint frontend;
+	struct endpoint backend;
+	__u64 cookie; // of the socket
+	__u64 netns;  // cookie of its network namespace
+	__u32 protocol;
+	__u32 pad;
+};
+
+// Where a datagram socket that is not connected sends to, seen from either side.
+struct datagram_key {
+	__u64 cookie; // of the socket
+	struct endpoint to;
+	__u32 pad;
 };
 
 // What user space says once, at load. Read-only data of the programs.
 struct settings {
 	__u64 node_netns; // cookie of the node's network namespace
+};
+
+// How a program ended. Each is counted, in map outcomes.
+enum outcome {
+	SOCK_FORWARDED, // to a backend in turn
+	SOCK_KEPT,      // to the backend that the sender had, by affinity or UDP flow
+	SOCK_REFUSED,   // no backend: the sender was told
+	SOCK_LEFT,      // to the packet path: DROP, or a sender whose address is not known
+	SOCK_LOST,      // no backend although the pool has some: told as refused
+	OUTCOMES,
 };
