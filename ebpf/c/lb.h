@@ -4,6 +4,7 @@
 
 #include <linux/bpf.h>
 #include <linux/errno.h>
+#include <stdbool.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -120,7 +121,7 @@ static __always_inline struct generation read_generation(const struct pool *pool
 // it is read is tried once more as the one that took its place.
 static __always_inline bool take_turn(__u32 number, const struct pool *pool, struct endpoint *out)
 {
-	struct turns *t = bpf_map_lookup_elem(&turns, &number);
+	struct turn *t = bpf_map_lookup_elem(&turns, &number);
 	if (!t)
 		return false;
 	__u64 turn = __sync_fetch_and_add(&t->taken, 1);
@@ -150,7 +151,7 @@ static __always_inline int choose_backend(__u32 number, struct affinity_key *sen
 		*out = had->backend;
 		if (is_member(read_generation(pool), out, MEMBER_TURNS)) {
 			had->last = now;
-			struct turns *t = bpf_map_lookup_elem(&turns, &number);
+			struct turn *t = bpf_map_lookup_elem(&turns, &number);
 			if (t)
 				__sync_fetch_and_add(&t->kept, 1);
 			return SOCK_KEPT;

@@ -46,7 +46,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 131072);
 	__type(key, __u32);
-	__type(value, struct turns);
+	__type(value, struct turn);
 } turns SEC(".maps");
 
 struct {
@@ -62,3 +62,27 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } outcomes SEC(".maps");
+
+// Goes with its socket.
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct peer);
+} peers SEC(".maps");
+
+// Socket and frontend → backend.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct datagram_key);
+	__type(value, struct endpoint);
+} datagrams SEC(".maps");
+
+// Socket and backend → frontend.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct datagram_key);
+	__type(value, struct endpoint);
+} replies SEC(".maps");

@@ -100,7 +100,7 @@ enum pool_flags {
 
 // How many flows a pool has led. Whoever takes a turn adds one to taken; what was
 // there modulo the generation's count is the backend's index.
-struct turns {
+struct turn {
 	__u64 taken;
 	__u64 kept; // out of turn, by affinity
 };
@@ -172,13 +172,9 @@ struct datagram_key {
 	__u32 pad;
 };
 
-// What user space says once, at load. Read-only data of the programs.
-struct settings {
-	__u64 node_netns; // cookie of the node's network namespace
-};
-
 // How a program ended. Each is counted, in map outcomes.
 enum outcome {
+	SOCK_PASSED,    // no Service's
 	SOCK_FORWARDED, // to a backend in turn
 	SOCK_KEPT,      // to the backend that the sender had, by affinity or UDP flow
 	SOCK_REFUSED,   // no backend: the sender was told

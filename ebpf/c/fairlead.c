@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// All programs in one object, which share the maps.
+#include "sock.c"
+
+char _license[] SEC("license") = "GPL";
+
+// What Go is to know: the compiler describes an enumeration only if something is
+// of that type.
+const struct {
+	enum class class;
+	enum verdict verdict;
+	enum frontend_flags frontend;
+	enum pool_flags pool;
+	enum member member;
+	enum outcome outcome;
+} *for_go __attribute__((unused));

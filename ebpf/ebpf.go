@@ -1,0 +1,2 @@
+// Package ebpf
+package ebpf
