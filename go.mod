@@ -13,6 +13,7 @@ require (
 	github.com/google/nftables v0.3.0
 	github.com/ishidawataru/sctp v0.0.0-20251114114122-19ddcbc6aae2
 	github.com/mdlayher/netlink v1.7.3-0.20250113171957-fbb4dce95f42
+	github.com/moby/sys/mountinfo v0.7.3
 	github.com/pion/logging v0.2.4
 	github.com/pion/sctp v1.12.1
 	github.com/prometheus/client_golang v1.25.0

@@ -1,2 +1,232 @@
-// Package ebpf
+// Package ebpf is the data path in the kernel: programs in C (folder c, compiled
+// by bpf2go), the maps that they read, and how both get there and stay.
+//
+//	Load ──▶ maps, programs ──(the caller fills the maps)──▶ Publish ──▶ pins, links
+//
+// Maps, links and programs are pinned under a folder of a bpf file system: they
+// outlive the process, and the next one adopts them. Maps whose layout or size is
+// another than before are made anew and filled before the programs flip to them.
+//
+// It knows rows, not Services: what is in the Table's maps comes from proxy/bpf.
+// It imports nothing else of the project.
 package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// DefaultRoot is where everything is pinned.
+const DefaultRoot = "/sys/fs/bpf/fairlead"
+
+// Config says where the data path lives.
+type Config struct {
+	// Root is the folder of the pins. It, and a bpf file system for it, are made
+	// where they are missing.
+	Root string
+	// CgroupRoot is the cgroup below which sockets are seen, a folder of cgroup v2;
+	// "" is the root of all.
+	CgroupRoot string
+	// Sizes are how many rows maps have by name, if not as many as by default.
+	Sizes map[string]uint32
+}
+
+// DataPath is the programs and their maps.
+type DataPath struct {
+	Maps
+
+	config   Config
+	lock     *os.File
+	programs bpfPrograms
+	maps     map[string]*ebpf.Map // all that outlive a program
+	fresh    map[string]bool      // those that were made anew
+}
+
+// Maps are those that user space fills or reads.
+type Maps = bpfMaps
+
+// tableMaps are filled from one Table and refer to each other: if one must be made
+// anew, all are. All others are of flows, each for itself.
+var tableMaps = []string{
+	bpfMapFrontends, bpfMapBackends, bpfMapMembers, bpfMapPools, bpfMapTurns,
+	bpfMapOrigins, bpfMapSources, bpfMapNodeAddrs, bpfMapPodCidrs,
+}
+
+// Load makes maps and programs, for the node whose network namespace is that of
+// the calling thread. No packet or socket is touched before Publish.
+func Load(config Config) (*DataPath, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("allow memory for maps: %w", err)
+	}
+	if config.CgroupRoot == "" {
+		var err error
+		if config.CgroupRoot, err = findCgroupRoot(); err != nil {
+			return nil, err
+		}
+	}
+	lock, err := openRoot(config.Root)
+	if err != nil {
+		return nil, err
+	}
+	d := &DataPath{config: config, lock: lock, fresh: map[string]bool{}}
+	if err := d.load(); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *DataPath) load() error {
+	spec, err := loadBpf()
+	if err != nil {
+		return err
+	}
+	for name, size := range d.config.Sizes {
+		spec.Maps[name].MaxEntries = size
+	}
+	cookie, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	if err := spec.Variables[bpfVarNodeNetns].Set(cookie); err != nil {
+		return err
+	}
+	if err := d.adoptMaps(spec.Maps); err != nil {
+		return err
+	}
+	var objects bpfObjects
+	err = spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: d.maps})
+	if err != nil {
+		return fmt.Errorf("load programs: %w", err)
+	}
+	d.Maps, d.programs = objects.bpfMaps, objects.bpfPrograms
+	return nil
+}
+
+// adoptMaps opens the pinned maps, and makes those that there are not.
+func (d *DataPath) adoptMaps(specs map[string]*ebpf.MapSpec) error {
+	d.maps = map[string]*ebpf.Map{}
+	for name, spec := range specs {
+		if strings.HasPrefix(name, ".") {
+			continue // of one program only
+		}
+		m, err := ebpf.LoadPinnedMap(d.pin("maps", name), nil)
+		if err == nil && spec.Compatible(m) != nil {
+			_ = m.Close()
+			err = os.ErrNotExist
+		}
+		switch {
+		case err == nil:
+			d.maps[name] = m
+		case !errors.Is(err, os.ErrNotExist):
+			return fmt.Errorf("open map %s: %w", d.pin("maps", name), err)
+		default:
+			d.fresh[name] = true
+		}
+	}
+	for _, name := range tableMaps {
+		if d.fresh[name] {
+			d.dropTable()
+			break
+		}
+	}
+	for name := range d.fresh {
+		m, err := ebpf.NewMap(specs[name])
+		if err != nil {
+			return fmt.Errorf("make map %s of %d rows: %w", name, specs[name].MaxEntries, err)
+		}
+		d.maps[name] = m
+	}
+	return nil
+}
+
+// dropTable closes those of the Table's maps that were adopted.
+func (d *DataPath) dropTable() {
+	for _, name := range tableMaps {
+		if m, ok := d.maps[name]; ok {
+			_ = m.Close()
+			delete(d.maps, name)
+		}
+		d.fresh[name] = true
+	}
+}
+
+// Publish makes the kernel run the programs on the maps as they are now. It may
+// be called again; then it mends what others have removed.
+func (d *DataPath) Publish() error {
+	if err := d.attachSockets(); err != nil {
+		return err
+	}
+	return d.pinMaps()
+}
+
+// pinMaps comes after the programs flip: if we end in between, the next process
+// finds no maps that it could take for those in use, and makes new ones.
+func (d *DataPath) pinMaps() error {
+	if err := os.MkdirAll(d.pin("maps"), 0o700); err != nil {
+		return err
+	}
+	for name := range d.fresh {
+		path := d.pin("maps", name)
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := d.maps[name].Pin(path); err != nil {
+			return fmt.Errorf("pin map %s: %w", path, err)
+		}
+	}
+	d.fresh = map[string]bool{}
+	return nil
+}
+
+// Intact looks whether others have removed what Publish made.
+func (d *DataPath) Intact() (bool, error) {
+	for name := range d.maps {
+		if _, err := os.Stat(d.pin("maps", name)); errors.Is(err, os.ErrNotExist) {
+			d.fresh[name] = true
+		} else if err != nil {
+			return false, err
+		}
+	}
+	attached, err := d.socketsAttached()
+	return attached && len(d.fresh) == 0, err
+}
+
+// Close ends the use of the data path by this process. What Publish made stays.
+func (d *DataPath) Close() error {
+	var errs []error
+	for _, m := range d.maps {
+		errs = append(errs, m.Close())
+	}
+	for _, hook := range d.hooks() {
+		errs = append(errs, hook.program.Close())
+	}
+	errs = append(errs, d.lock.Close())
+	return errors.Join(errs...)
+}
+
+func (d *DataPath) pin(names ...string) string {
+	return filepath.Join(append([]string{d.config.Root}, names...)...)
+}
+
+// netnsCookie is the cookie of the calling thread's network namespace (kernel
+// 5.14).
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the network namespace's cookie: %w", err)
+	}
+	return cookie, nil
+}

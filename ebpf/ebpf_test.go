@@ -1,0 +1,38 @@
+package ebpf
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestLoad(t *testing.T) {
+	cg := "/sys/fs/cgroup/unified/fl-sock-test"
+	_ = os.Mkdir(cg, 0o755)
+	defer os.Remove(cg)
+	root := filepath.Join(t.TempDir(), "bpf")
+	d, err := Load(Config{Root: root, CgroupRoot: cg})
+	if err != nil {
+		t.Fatalf("%+v", err)
+	}
+	if err := d.Publish(); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range d.hooks() {
+		info, _ := h.program.Info()
+		n, _ := info.VerifiedInstructions()
+		t.Log(h.name, n)
+	}
+	t.Log(d.Intact())
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(root); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(root); err == nil {
+		t.Log("there")
+		e, _ := os.ReadDir(root)
+		t.Log(e)
+	}
+}

@@ -1,0 +1,119 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// usualMount is where a bpf file system belongs.
+const usualMount = "/sys/fs/bpf"
+
+// openRoot makes the folder of the pins and locks it for this process.
+func openRoot(root string) (*os.File, error) {
+	if err := makeRoot(root); err != nil {
+		return nil, fmt.Errorf("make %s: %w", root, err)
+	}
+	dir, err := os.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = errors.New("another process has it: only one may program a node")
+	}
+	if err != nil {
+		_ = dir.Close()
+		return nil, fmt.Errorf("lock %s: %w", root, err)
+	}
+	return dir, nil
+}
+
+func makeRoot(root string) error {
+	mount := root
+	if strings.HasPrefix(root, usualMount+"/") {
+		mount = usualMount
+	} else if err := os.MkdirAll(root, 0o700); err != nil {
+		return err
+	}
+	is, err := isBPF(mount)
+	if err != nil {
+		return err
+	}
+	if !is {
+		if err := unix.Mount("bpf", mount, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+			return fmt.Errorf("mount a bpf file system at %s: %w", mount, err)
+		}
+	}
+	return os.MkdirAll(root, 0o700)
+}
+
+// isBPF says whether a path is in a bpf file system.
+func isBPF(path string) (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return false, err
+	}
+	return st.Type == unix.BPF_FS_MAGIC, nil
+}
+
+// Remove takes back all that is pinned under root, and with it out of the kernel,
+// whether its process runs or not. It is no error if there is nothing.
+func Remove(root string) error {
+	is, err := isBPF(root)
+	if errors.Is(err, os.ErrNotExist) || (err == nil && !is) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := detachAll(filepath.Join(root, "links")); err != nil {
+		return err
+	}
+	for _, folder := range []string{"links", "programs", "maps"} {
+		if err := os.RemoveAll(filepath.Join(root, folder)); err != nil {
+			return err
+		}
+	}
+	mounted, err := mountinfo.Mounted(root)
+	if err != nil {
+		return err
+	}
+	if mounted {
+		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", root, err)
+		}
+	}
+	return os.Remove(root)
+}
+
+// detachAll takes the programs out of the way first: as long as a process holds a
+// link open the kernel keeps it, pinned or not.
+func detachAll(folder string) error {
+	entries, err := os.ReadDir(folder)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(folder, e.Name())
+		l, err := link.LoadPinnedLink(path, nil)
+		if err != nil {
+			return fmt.Errorf("open link %s: %w", path, err)
+		}
+		err = l.Detach()
+		_ = l.Close()
+		if err != nil && !errors.Is(err, link.ErrNotSupported) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("detach %s: %w", path, err)
+		}
+	}
+	return nil
+}
