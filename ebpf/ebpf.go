@@ -230,3 +230,8 @@ func netnsCookie() (uint64, error) {
 	}
 	return cookie, nil
 }
+
+// String says where the data path is attached, for logs.
+func (d *DataPath) String() string {
+	return fmt.Sprintf("eBPF at cgroup %s, pinned at %s", d.config.CgroupRoot, d.config.Root)
+}

@@ -44,3 +44,18 @@ const (
 	MemberServes    = uint32(bpfMemberMEMBER_SERVES)
 	MemberTurns     = uint32(bpfMemberMEMBER_TURNS)
 )
+
+// Names of the maps that Config.Sizes may name.
+const (
+	MapFrontends  = bpfMapFrontends
+	MapPools      = bpfMapPools
+	MapBackends   = bpfMapBackends
+	MapMembers    = bpfMapMembers
+	MapOrigins    = bpfMapOrigins
+	MapSources    = bpfMapSources
+	MapNodeAddrs  = bpfMapNodeAddrs
+	MapPodCIDRs   = bpfMapPodCidrs
+	MapAffinities = bpfMapAffinities
+	MapDatagrams  = bpfMapDatagrams
+	MapReplies    = bpfMapReplies
+)

@@ -12,9 +12,9 @@ import (
 func TestBehaviour(t *testing.T) {
 	for _, variant := range []string{"legacy", "nft"} {
 		t.Run(variant, func(t *testing.T) {
-			proxytest.Run(t, func(context.Context) (proxy.Backend, error) {
+			proxytest.Run(t, proxytest.Subject{Start: func(context.Context, string) (proxy.Backend, error) {
 				return iptables.New(iptables.Config{Variant: variant, MasqueradeMark: 0x4000})
-			})
+			}})
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -20,7 +21,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead/fairlead/e2e/echo"
-	"github.com/fairlead/fairlead/e2e/netns"
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -34,13 +34,25 @@ const (
 	flowsEach = 2
 )
 
-// Run tries every behaviour with the backend that start makes. start is called
-// on a thread inside the node's namespace, as are the backend's methods.
-func Run(t *testing.T, start func(context.Context) (proxy.Backend, error)) {
-	w := newWorld(t)
+// Subject is a backend to be tried.
+type Subject struct {
+	// Start is called on a thread inside the node's namespace, as are the backend's
+	// methods. cgroup is one in which all sockets of the node and its pods are, and
+	// no others; "" without Sockets.
+	Start func(ctx context.Context, cgroup string) (proxy.Backend, error)
+	// Sockets: TCP and UDP flows that begin on the node are translated before there
+	// is a packet. The kernel then chooses the source for the way to the endpoint,
+	// so that nothing has to be masqueraded: the endpoint sees the sender itself. A
+	// frontend with source ranges is not for sockets whose source is yet unknown.
+	Sockets bool
+}
+
+// Run tries every behaviour with a backend.
+func Run(t *testing.T, subject Subject) {
+	w := newWorld(t, subject)
 	var backend proxy.Backend
 	err := w.node.Do(func() (err error) {
-		backend, err = start(t.Context())
+		backend, err = subject.Start(t.Context(), w.cgroupPath())
 		return err
 	})
 	if err != nil {
@@ -74,13 +86,20 @@ type cluster struct {
 	resolver *service.Resolver
 }
 
-// newCluster has nothing but the node, of which config says what is special.
+// newCluster has nothing but the node, of which config says what is special. To the
+// backend it is the cluster before, after all in it has gone.
 func newCluster(t *testing.T, w *world, backend proxy.Backend, v variant, config service.Config) *cluster {
 	t.Helper()
 	config.NodeName = "n1"
 	c := &cluster{world: w, variant: v, backend: backend, resolver: service.NewResolver(config)}
 	c.resolver.Apply(service.Update{Nodes: map[string]*service.Node{"n1": thisNode()}})
-	c.sync(t, service.Change{Node: true})
+	change := service.Change{Node: true}
+	if w.before != nil {
+		change.Frontends = slices.SortedFunc(maps.Keys(w.before.Frontends), service.Key.Compare)
+		change.Pools = slices.SortedFunc(maps.Keys(w.before.Pools), service.PoolID.Compare)
+	}
+	w.before = c.resolver.Table()
+	c.sync(t, change)
 	w.forgetFlows(t)
 	return c
 }
@@ -115,7 +134,7 @@ func (c *cluster) try(t *testing.T, b behaviour) {
 			if diff := cmp.Diff(f.want, describe(decision)); diff != "" {
 				t.Errorf("%s: (-row +oracle)\n%s", name, diff)
 			}
-			if diff := cmp.Diff(seen(decision, f.from), c.observe(t, f.from, to, decision)); diff != "" {
+			if diff := cmp.Diff(c.seen(decision, f.from, to), c.observe(t, f.from, to, decision)); diff != "" {
 				t.Errorf("%s: (-oracle +packets)\n%s", name, diff)
 			}
 		}
@@ -154,14 +173,20 @@ func describe(d service.Decision) string {
 // seen is describe as far as packets show it: what is not for a Service has no
 // answer, as if it were dropped; and a masqueraded flow of the node's own has an
 // address of the node as before.
-func seen(d service.Decision, from string) string {
+func (c *cluster) seen(d service.Decision, from string, to netip.AddrPort) string {
 	switch {
 	case d.Verdict == service.Pass || d.Verdict == service.Drop:
 		return "silence"
-	case from == "node":
+	case from == "node" || c.bySocket(from, to):
 		return strings.ReplaceAll(describe(d), "*", "")
 	}
 	return describe(d)
+}
+
+// bySocket says whether a flow is translated at the sender's socket.
+func (c *cluster) bySocket(from string, to netip.AddrPort) bool {
+	f, ok := c.resolver.Table().Frontend(to, c.protocol)
+	return c.cgroup != nil && c.protocol != service.SCTP && onNode[from] && ok && len(f.Sources) == 0
 }
 
 // word names a backend: a, or a:9090 where it is not at servicePort.
@@ -198,7 +223,7 @@ func (c *cluster) observe(t *testing.T, from string, to netip.AddrPort, d servic
 	case errors.Is(err, syscall.EPERM) && from == "node" && d.Verdict != service.Forward:
 		// The packet did not pass the sender's own output filter. Whether that
 		// would have sent an error too cannot be seen.
-		return seen(d, from)
+		return c.seen(d, from, to)
 	case timeout && limit == silence:
 		return "silence"
 	case err != nil:
@@ -210,7 +235,7 @@ func (c *cluster) observe(t *testing.T, from string, to netip.AddrPort, d servic
 		turns[word(r.Server, masqueraded)]++
 	}
 	if d.Affinity > 0 {
-		return kept(turns, seen(d, from))
+		return kept(turns, c.seen(d, from, to))
 	}
 	var words []string
 	for w, got := range turns {
@@ -239,7 +264,7 @@ func (w *world) ask(ctx context.Context, from string, at echo.Endpoint, n int) (
 	var replies []echo.Reply
 	for range n {
 		var session *echo.Session
-		err := w.parties[from].Do(func() (err error) {
+		err := w.do(from, func() (err error) {
 			session, err = echo.Open(ctx, at.Network, netip.AddrPort{}, at.Addr)
 			return err
 		})
@@ -257,7 +282,7 @@ func (w *world) ask(ctx context.Context, from string, at echo.Endpoint, n int) (
 }
 
 // serve runs the server of a party until the test ends.
-func serve(t *testing.T, name string, ns *netns.NS) {
+func (w *world) serve(t *testing.T, name string) {
 	t.Helper()
 	var at []echo.Endpoint
 	for _, addr := range where[name] {
@@ -268,7 +293,7 @@ func serve(t *testing.T, name string, ns *netns.NS) {
 		}
 	}
 	var server *echo.Server
-	err := ns.Do(func() (err error) {
+	err := w.do(name, func() (err error) {
 		server, err = echo.Listen(name, at...)
 		return err
 	})

@@ -34,7 +34,7 @@ func (c *cluster) random(t *testing.T, g generator) {
 		for range flowsPerStep {
 			from, to := g.flow(c.variant)
 			decision := c.lookup(from, to)
-			if diff := cmp.Diff(seen(decision, from), c.observe(t, from, to, decision)); diff != "" {
+			if diff := cmp.Diff(c.seen(decision, from, to), c.observe(t, from, to, decision)); diff != "" {
 				t.Errorf("seed %d, step %d, %s asks %s: (-oracle +packets)\n%s", *seed, i+1, from, to, diff)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/e2e/cgroup"
 	"github.com/fairlead/fairlead/e2e/netns"
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -25,6 +26,31 @@ import (
 type world struct {
 	node    *netns.NS
 	parties map[string]*netns.NS
+	cgroup  *cgroup.Cgroup // of the sockets of those onNode; nil: there is none
+	before  *service.Table // of the cluster before
+}
+
+// onNode are the parties that are the node and its pods.
+var onNode = map[string]bool{"node": true, "a": true, "b": true, "client": true}
+
+// do runs f on a thread of a party.
+func (w *world) do(party string, f func() error) error {
+	return w.parties[party].Do(func() error {
+		if w.cgroup != nil && onNode[party] {
+			if err := w.cgroup.Enter(); err != nil {
+				return err
+			}
+		}
+		return f()
+	})
+}
+
+// cgroupPath is "" if there is no cgroup.
+func (w *world) cgroupPath() string {
+	if w.cgroup == nil {
+		return ""
+	}
+	return w.cgroup.Path
 }
 
 const (
@@ -56,9 +82,12 @@ func thisNode() *service.Node {
 }
 
 // newWorld builds the namespaces and starts the servers.
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, subject Subject) *world {
 	t.Helper()
 	w := &world{node: netns.NewT(t), parties: map[string]*netns.NS{}}
+	if subject.Sockets {
+		w.cgroup = cgroup.NewT(t)
+	}
 	w.parties["node"] = w.node
 	// Unlimited: else a refusal now and then is silence.
 	w.node.RunT(t, "sh", "-ec", `
@@ -77,7 +106,7 @@ func newWorld(t *testing.T) *world {
 		ip route add default via %s src %s
 		ip route add default via %s`, node[0], node[1], gateway[0], node[0], gateway[1]))
 	for _, name := range servers {
-		serve(t, name, w.parties[name])
+		w.serve(t, name)
 	}
 	return w
 }

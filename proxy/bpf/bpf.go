@@ -1,0 +1,133 @@
+// Package bpf compiles the Table of proxy/service into the maps of package ebpf
+// and keeps them equal to it.
+//
+//	Table, Change ──(state.update)──▶ plan ──(apply)──▶ maps
+//
+// render.go, plan.go and adopt.go are pure: Table in, rows out. apply.go and this
+// file have the effects. A round writes only rows that changed, each map's by one
+// system call, whatever the number of Services.
+package bpf
+
+import (
+	"context"
+	"errors"
+
+	"github.com/fairlead/fairlead/ebpf"
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// Config says where the data path lives and how large its maps are.
+type Config = ebpf.Config
+
+// Backend programs the node in whose network namespace New ran. It is for one
+// goroutine.
+type Backend struct {
+	path      *ebpf.DataPath
+	root      string
+	have      *state // nil: unknown, the maps must be read
+	left      bool   // something did not fit: it is tried again at each Sync
+	published bool
+	written   int // rows by the last Sync
+}
+
+// New loads the programs. Nothing is served before the first Sync; what an earlier
+// process left goes on until then.
+func New(config Config) (*Backend, error) {
+	path, err := ebpf.Load(config)
+	if err != nil {
+		return nil, err
+	}
+	return &Backend{path: path, root: config.Root}, nil
+}
+
+// String says what is in use, for logs.
+func (b *Backend) String() string { return b.path.String() }
+
+// Sync makes the maps agree with t. change says how t differs from the Table of the
+// Sync before. After an error of the kernel the next Sync reads back what the maps
+// hold and mends what differs, whatever its change says; so does the first one.
+//
+// The error has a *FullError for each object that does not fit, which alone is left
+// out.
+func (b *Backend) Sync(_ context.Context, t *service.Table, change service.Change) error {
+	b.written = 0
+	if b.have == nil {
+		if err := b.read(t); err != nil {
+			return err
+		}
+		change = b.have.everything(t)
+	} else if b.left {
+		change = b.have.everything(t)
+	}
+	p := b.have.update(t, change)
+	if err := b.apply(p); err != nil {
+		return err
+	}
+	if !b.published {
+		if err := b.path.Publish(); err != nil {
+			return err
+		}
+		b.published = true
+	}
+	b.left = len(p.left) > 0
+	return p.err()
+}
+
+func (b *Backend) read(t *service.Table) error {
+	d, err := read(&b.path.Maps)
+	if err != nil {
+		return err
+	}
+	have, garbage := adopt(d, t, sizes(&b.path.Maps))
+	if err := b.apply(garbage); err != nil {
+		return err
+	}
+	b.have = have
+	return nil
+}
+
+func (b *Backend) apply(p *plan) error {
+	n, err := p.apply(&b.path.Maps)
+	b.written += n
+	if err != nil {
+		b.have = nil
+	}
+	return err
+}
+
+func sizes(m *ebpf.Maps) map[string]int {
+	return map[string]int{
+		ebpf.MapFrontends: int(m.Frontends.MaxEntries()),
+		ebpf.MapPools:     int(min(m.Pools.MaxEntries(), m.Turns.MaxEntries())),
+		ebpf.MapBackends:  int(m.Backends.MaxEntries()),
+		ebpf.MapMembers:   int(m.Members.MaxEntries()),
+		ebpf.MapOrigins:   int(m.Origins.MaxEntries()),
+		ebpf.MapSources:   int(m.Sources.MaxEntries()),
+	}
+}
+
+// Intact looks whether others have removed pins or detached programs. If so, the
+// next Sync mends that.
+func (b *Backend) Intact() (bool, error) {
+	if !b.published {
+		return true, nil
+	}
+	ok, err := b.path.Intact()
+	if !ok && err == nil {
+		b.published, b.have = false, nil
+	}
+	return ok, err
+}
+
+// Cleanup removes everything that is the backend's from the kernel. The backend is
+// of no use afterwards.
+func (b *Backend) Cleanup(context.Context) error {
+	return errors.Join(b.path.Close(), ebpf.Remove(b.root))
+}
+
+// Close ends the use of the maps. What is programmed stays.
+func (b *Backend) Close() error { return b.path.Close() }
+
+// Remove removes what any Backend programmed under root, whether its process runs
+// or not.
+func Remove(root string) error { return ebpf.Remove(root) }
