@@ -45,6 +45,7 @@ type DataPath struct {
 	config   Config
 	lock     *os.File
 	programs bpfPrograms
+	links    *links
 	maps     map[string]*ebpf.Map // all that outlive a program
 	fresh    map[string]bool      // those that were made anew
 }
@@ -98,6 +99,13 @@ func (d *DataPath) load() error {
 	if err := spec.Variables[bpfVarNodeNetns].Set(cookie); err != nil {
 		return err
 	}
+	ports, err := masqueradePorts()
+	if err != nil {
+		return err
+	}
+	if err := spec.Variables[bpfVarMasqueradePorts].Set(ports); err != nil {
+		return err
+	}
 	if err := d.adoptMaps(spec.Maps); err != nil {
 		return err
 	}
@@ -107,7 +115,11 @@ func (d *DataPath) load() error {
 		return fmt.Errorf("load programs: %w", err)
 	}
 	d.Maps, d.programs = objects.bpfMaps, objects.bpfPrograms
-	return nil
+	if err := d.SctpShifts.Put(uint32(0), shifts()); err != nil {
+		return fmt.Errorf("write to %s: %w", d.SctpShifts, err)
+	}
+	d.links, err = openLinks(&d.programs, d.MasqueradeAddrs, d.pin(packetPins))
+	return err
 }
 
 // adoptMaps opens the pinned maps, and makes those that there are not.
@@ -164,6 +176,9 @@ func (d *DataPath) Publish() error {
 	if err := d.attachSockets(); err != nil {
 		return err
 	}
+	if err := d.links.attach(); err != nil {
+		return err
+	}
 	return d.pinMaps()
 }
 
@@ -196,18 +211,19 @@ func (d *DataPath) Intact() (bool, error) {
 		}
 	}
 	attached, err := d.socketsAttached()
-	return attached && len(d.fresh) == 0, err
+	return attached && d.links.attached() && len(d.fresh) == 0, err
 }
 
 // Close ends the use of the data path by this process. What Publish made stays.
 func (d *DataPath) Close() error {
 	var errs []error
+	if d.links != nil {
+		errs = append(errs, d.links.close())
+	}
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}
-	for _, hook := range d.hooks() {
-		errs = append(errs, hook.program.Close())
-	}
+	errs = append(errs, d.programs.Close())
 	errs = append(errs, d.lock.Close())
 	return errors.Join(errs...)
 }

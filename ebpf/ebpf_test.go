@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/fairlead/fairlead/e2e/netns"
 )
 
 func TestLoad(t *testing.T) {
@@ -11,12 +13,15 @@ func TestLoad(t *testing.T) {
 	_ = os.Mkdir(cg, 0o755)
 	defer os.Remove(cg)
 	root := filepath.Join(t.TempDir(), "bpf")
-	d, err := Load(Config{Root: root, CgroupRoot: cg})
+	var d *DataPath
+	err := netns.NewT(t).Do(func() (err error) {
+		if d, err = Load(Config{Root: root, CgroupRoot: cg}); err != nil {
+			return err
+		}
+		return d.Publish()
+	})
 	if err != nil {
 		t.Fatalf("%+v", err)
-	}
-	if err := d.Publish(); err != nil {
-		t.Fatal(err)
 	}
 	for _, h := range d.hooks() {
 		info, _ := h.program.Info()
@@ -27,7 +32,7 @@ func TestLoad(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := Remove(root); err != nil {
+	if err := netns.NewT(t).Do(func() error { return Remove(root) }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(root); err == nil {

@@ -62,11 +62,44 @@ type bpfDatagramKey struct {
 	Pad    uint32
 }
 
+type bpfDirection uint32
+
+const (
+	bpfDirectionFORWARD bpfDirection = 0
+	bpfDirectionREPLY   bpfDirection = 1
+)
+
 type bpfEndpoint struct {
 	_    structs.HostLayout
 	Addr bpfAddr
 	Port uint16
 	Pad  uint16
+}
+
+type bpfFlow struct {
+	_         structs.HostLayout
+	To        bpfTuple
+	Pool      uint32
+	Seen      uint32
+	Direction uint8
+	Stage     uint8
+	EndedBy   uint8
+	Class     uint8
+	Check     uint32
+}
+
+type bpfFlowKey struct {
+	_        structs.HostLayout
+	Tuple    bpfTuple
+	Protocol uint32
+}
+
+type bpfFragmentsKey struct {
+	_        structs.HostLayout
+	Src      bpfAddr
+	Dst      bpfAddr
+	Id       uint32
+	Protocol uint32
 }
 
 type bpfFrontend struct {
@@ -98,6 +131,12 @@ type bpfGeneration struct {
 	Count uint32
 }
 
+type bpfMasqueradeKey struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	V6      uint32
+}
+
 type bpfMember uint32
 
 const (
@@ -125,13 +164,31 @@ type bpfOrigin struct {
 type bpfOutcome uint32
 
 const (
-	bpfOutcomeSOCK_PASSED    bpfOutcome = 0
-	bpfOutcomeSOCK_FORWARDED bpfOutcome = 1
-	bpfOutcomeSOCK_KEPT      bpfOutcome = 2
-	bpfOutcomeSOCK_REFUSED   bpfOutcome = 3
-	bpfOutcomeSOCK_LEFT      bpfOutcome = 4
-	bpfOutcomeSOCK_LOST      bpfOutcome = 5
-	bpfOutcomeOUTCOMES       bpfOutcome = 6
+	bpfOutcomeSOCK_PASSED          bpfOutcome = 0
+	bpfOutcomeSOCK_FORWARDED       bpfOutcome = 1
+	bpfOutcomeSOCK_KEPT            bpfOutcome = 2
+	bpfOutcomeSOCK_REFUSED         bpfOutcome = 3
+	bpfOutcomeSOCK_LEFT            bpfOutcome = 4
+	bpfOutcomeSOCK_LOST            bpfOutcome = 5
+	bpfOutcomePACKET_PASSED        bpfOutcome = 6
+	bpfOutcomePACKET_BEGUN         bpfOutcome = 7
+	bpfOutcomePACKET_KEPT          bpfOutcome = 8
+	bpfOutcomePACKET_FORWARDED     bpfOutcome = 9
+	bpfOutcomePACKET_REPLIED       bpfOutcome = 10
+	bpfOutcomePACKET_ERROR         bpfOutcome = 11
+	bpfOutcomePACKET_REFUSED       bpfOutcome = 12
+	bpfOutcomePACKET_DROPPED       bpfOutcome = 13
+	bpfOutcomePACKET_NOT_ADMITTED  bpfOutcome = 14
+	bpfOutcomePACKET_UNREACHABLE   bpfOutcome = 15
+	bpfOutcomePACKET_TOO_BIG       bpfOutcome = 16
+	bpfOutcomePACKET_EXPIRED       bpfOutcome = 17
+	bpfOutcomePACKET_MUTE          bpfOutcome = 18
+	bpfOutcomePACKET_MALFORMED     bpfOutcome = 19
+	bpfOutcomePACKET_SCTP_FRAGMENT bpfOutcome = 20
+	bpfOutcomePACKET_LOST          bpfOutcome = 21
+	bpfOutcomePACKET_NO_PORT       bpfOutcome = 22
+	bpfOutcomePACKET_NO_MEMORY     bpfOutcome = 23
+	bpfOutcomeOUTCOMES             bpfOutcome = 24
 )
 
 type bpfPath struct {
@@ -166,10 +223,27 @@ const (
 	bpfPoolFlagsPOOL_RESET   bpfPoolFlags = 2
 )
 
+type bpfPortRange struct {
+	_     structs.HostLayout
+	First uint16
+	Count uint16
+}
+
+type bpfPorts struct {
+	_   structs.HostLayout
+	Src uint16
+	Dst uint16
+}
+
 type bpfPrefixKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
 	Addr      bpfAddr
+}
+
+type bpfShifts struct {
+	_        structs.HostLayout
+	ByLength [65536]uint32
 }
 
 type bpfSourceKey struct {
@@ -177,6 +251,23 @@ type bpfSourceKey struct {
 	Prefixlen uint32
 	Frontend  uint32
 	Addr      bpfAddr
+}
+
+type bpfStage uint32
+
+const (
+	bpfStageSTAGE_OPENING bpfStage = 0
+	bpfStageSTAGE_OPEN    bpfStage = 1
+	bpfStageSTAGE_ENDING  bpfStage = 2
+	bpfStageSTAGE_ENDED   bpfStage = 3
+	bpfStageSTAGE_BROKEN  bpfStage = 4
+	bpfStageSTAGES        bpfStage = 5
+)
+
+type bpfTuple struct {
+	_   structs.HostLayout
+	Src bpfEndpoint
+	Dst bpfEndpoint
 }
 
 type bpfTurn struct {
@@ -201,7 +292,10 @@ const (
 	bpfMapAffinities        = "affinities"
 	bpfMapBackends          = "backends"
 	bpfMapDatagrams         = "datagrams"
+	bpfMapFlows             = "flows"
+	bpfMapFragments         = "fragments"
 	bpfMapFrontends         = "frontends"
+	bpfMapMasqueradeAddrs   = "masquerade_addrs"
 	bpfMapMembers           = "members"
 	bpfMapNodeAddrs         = "node_addrs"
 	bpfMapOrigins           = "origins"
@@ -210,8 +304,14 @@ const (
 	bpfMapPodCidrs          = "pod_cidrs"
 	bpfMapPools             = "pools"
 	bpfMapReplies           = "replies"
+	bpfMapSctpShifts        = "sctp_shifts"
 	bpfMapSources           = "sources"
 	bpfMapTurns             = "turns"
+	bpfProgPacketIn         = "packet_in"
+	bpfProgPacketOut        = "packet_out"
+	bpfProgPacketPortIn     = "packet_port_in"
+	bpfProgPacketTunnelIn   = "packet_tunnel_in"
+	bpfProgPacketTunnelOut  = "packet_tunnel_out"
 	bpfProgSockConnect4     = "sock_connect4"
 	bpfProgSockConnect6     = "sock_connect6"
 	bpfProgSockGetpeername4 = "sock_getpeername4"
@@ -221,6 +321,7 @@ const (
 	bpfProgSockSendmsg4     = "sock_sendmsg4"
 	bpfProgSockSendmsg6     = "sock_sendmsg6"
 	bpfVarForGo             = "for_go"
+	bpfVarMasqueradePorts   = "masquerade_ports"
 	bpfVarNodeNetns         = "node_netns"
 )
 
@@ -266,6 +367,11 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	PacketIn         *ebpf.ProgramSpec `ebpf:"packet_in"`
+	PacketOut        *ebpf.ProgramSpec `ebpf:"packet_out"`
+	PacketPortIn     *ebpf.ProgramSpec `ebpf:"packet_port_in"`
+	PacketTunnelIn   *ebpf.ProgramSpec `ebpf:"packet_tunnel_in"`
+	PacketTunnelOut  *ebpf.ProgramSpec `ebpf:"packet_tunnel_out"`
 	SockConnect4     *ebpf.ProgramSpec `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.ProgramSpec `ebpf:"sock_connect6"`
 	SockGetpeername4 *ebpf.ProgramSpec `ebpf:"sock_getpeername4"`
@@ -280,28 +386,33 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Affinities *ebpf.MapSpec `ebpf:"affinities"`
-	Backends   *ebpf.MapSpec `ebpf:"backends"`
-	Datagrams  *ebpf.MapSpec `ebpf:"datagrams"`
-	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
-	Members    *ebpf.MapSpec `ebpf:"members"`
-	NodeAddrs  *ebpf.MapSpec `ebpf:"node_addrs"`
-	Origins    *ebpf.MapSpec `ebpf:"origins"`
-	Outcomes   *ebpf.MapSpec `ebpf:"outcomes"`
-	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	PodCidrs   *ebpf.MapSpec `ebpf:"pod_cidrs"`
-	Pools      *ebpf.MapSpec `ebpf:"pools"`
-	Replies    *ebpf.MapSpec `ebpf:"replies"`
-	Sources    *ebpf.MapSpec `ebpf:"sources"`
-	Turns      *ebpf.MapSpec `ebpf:"turns"`
+	Affinities      *ebpf.MapSpec `ebpf:"affinities"`
+	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Datagrams       *ebpf.MapSpec `ebpf:"datagrams"`
+	Flows           *ebpf.MapSpec `ebpf:"flows"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends       *ebpf.MapSpec `ebpf:"frontends"`
+	MasqueradeAddrs *ebpf.MapSpec `ebpf:"masquerade_addrs"`
+	Members         *ebpf.MapSpec `ebpf:"members"`
+	NodeAddrs       *ebpf.MapSpec `ebpf:"node_addrs"`
+	Origins         *ebpf.MapSpec `ebpf:"origins"`
+	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
+	Peers           *ebpf.MapSpec `ebpf:"peers"`
+	PodCidrs        *ebpf.MapSpec `ebpf:"pod_cidrs"`
+	Pools           *ebpf.MapSpec `ebpf:"pools"`
+	Replies         *ebpf.MapSpec `ebpf:"replies"`
+	SctpShifts      *ebpf.MapSpec `ebpf:"sctp_shifts"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Turns           *ebpf.MapSpec `ebpf:"turns"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	ForGo     *ebpf.VariableSpec `ebpf:"for_go"`
-	NodeNetns *ebpf.VariableSpec `ebpf:"node_netns"`
+	ForGo           *ebpf.VariableSpec `ebpf:"for_go"`
+	MasqueradePorts *ebpf.VariableSpec `ebpf:"masquerade_ports"`
+	NodeNetns       *ebpf.VariableSpec `ebpf:"node_netns"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -324,20 +435,24 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Affinities *ebpf.Map `ebpf:"affinities"`
-	Backends   *ebpf.Map `ebpf:"backends"`
-	Datagrams  *ebpf.Map `ebpf:"datagrams"`
-	Frontends  *ebpf.Map `ebpf:"frontends"`
-	Members    *ebpf.Map `ebpf:"members"`
-	NodeAddrs  *ebpf.Map `ebpf:"node_addrs"`
-	Origins    *ebpf.Map `ebpf:"origins"`
-	Outcomes   *ebpf.Map `ebpf:"outcomes"`
-	Peers      *ebpf.Map `ebpf:"peers"`
-	PodCidrs   *ebpf.Map `ebpf:"pod_cidrs"`
-	Pools      *ebpf.Map `ebpf:"pools"`
-	Replies    *ebpf.Map `ebpf:"replies"`
-	Sources    *ebpf.Map `ebpf:"sources"`
-	Turns      *ebpf.Map `ebpf:"turns"`
+	Affinities      *ebpf.Map `ebpf:"affinities"`
+	Backends        *ebpf.Map `ebpf:"backends"`
+	Datagrams       *ebpf.Map `ebpf:"datagrams"`
+	Flows           *ebpf.Map `ebpf:"flows"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
+	Frontends       *ebpf.Map `ebpf:"frontends"`
+	MasqueradeAddrs *ebpf.Map `ebpf:"masquerade_addrs"`
+	Members         *ebpf.Map `ebpf:"members"`
+	NodeAddrs       *ebpf.Map `ebpf:"node_addrs"`
+	Origins         *ebpf.Map `ebpf:"origins"`
+	Outcomes        *ebpf.Map `ebpf:"outcomes"`
+	Peers           *ebpf.Map `ebpf:"peers"`
+	PodCidrs        *ebpf.Map `ebpf:"pod_cidrs"`
+	Pools           *ebpf.Map `ebpf:"pools"`
+	Replies         *ebpf.Map `ebpf:"replies"`
+	SctpShifts      *ebpf.Map `ebpf:"sctp_shifts"`
+	Sources         *ebpf.Map `ebpf:"sources"`
+	Turns           *ebpf.Map `ebpf:"turns"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -345,7 +460,10 @@ func (m *bpfMaps) Close() error {
 		m.Affinities,
 		m.Backends,
 		m.Datagrams,
+		m.Flows,
+		m.Fragments,
 		m.Frontends,
+		m.MasqueradeAddrs,
 		m.Members,
 		m.NodeAddrs,
 		m.Origins,
@@ -354,6 +472,7 @@ func (m *bpfMaps) Close() error {
 		m.PodCidrs,
 		m.Pools,
 		m.Replies,
+		m.SctpShifts,
 		m.Sources,
 		m.Turns,
 	)
@@ -363,14 +482,20 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	ForGo     *ebpf.Variable `ebpf:"for_go"`
-	NodeNetns *ebpf.Variable `ebpf:"node_netns"`
+	ForGo           *ebpf.Variable `ebpf:"for_go"`
+	MasqueradePorts *ebpf.Variable `ebpf:"masquerade_ports"`
+	NodeNetns       *ebpf.Variable `ebpf:"node_netns"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	PacketIn         *ebpf.Program `ebpf:"packet_in"`
+	PacketOut        *ebpf.Program `ebpf:"packet_out"`
+	PacketPortIn     *ebpf.Program `ebpf:"packet_port_in"`
+	PacketTunnelIn   *ebpf.Program `ebpf:"packet_tunnel_in"`
+	PacketTunnelOut  *ebpf.Program `ebpf:"packet_tunnel_out"`
 	SockConnect4     *ebpf.Program `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.Program `ebpf:"sock_connect6"`
 	SockGetpeername4 *ebpf.Program `ebpf:"sock_getpeername4"`
@@ -383,6 +508,11 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.PacketIn,
+		p.PacketOut,
+		p.PacketPortIn,
+		p.PacketTunnelIn,
+		p.PacketTunnelOut,
 		p.SockConnect4,
 		p.SockConnect6,
 		p.SockGetpeername4,

@@ -73,10 +73,10 @@ func Remove(root string) error {
 	if err != nil {
 		return err
 	}
-	if err := detachAll(filepath.Join(root, "links")); err != nil {
+	if err := errors.Join(detachAll(filepath.Join(root, "links")), detachAll(filepath.Join(root, packetPins)), removeFilters()); err != nil {
 		return err
 	}
-	for _, folder := range []string{"links", "programs", "maps"} {
+	for _, folder := range []string{"links", packetPins, "programs", "maps"} {
 		if err := os.RemoveAll(filepath.Join(root, folder)); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // All programs in one object, which share the maps.
 #include "sock.c"
+#include "packet.c"
 
 char _license[] SEC("license") = "GPL";
 
@@ -13,4 +14,6 @@ const struct {
 	enum pool_flags pool;
 	enum member member;
 	enum outcome outcome;
+	enum stage stage;
+	enum direction direction;
 } *for_go __attribute__((unused));

@@ -172,6 +172,66 @@ struct datagram_key {
 	__u32 pad;
 };
 
+// A packet's two ends.
+struct tuple {
+	struct endpoint src;
+	struct endpoint dst;
+};
+
+struct flow_key {
+	struct tuple tuple;
+	__u32 protocol;
+};
+
+// How far a flow of packets is.
+enum stage {
+	STAGE_OPENING, // the backend has not answered
+	STAGE_OPEN,
+	STAGE_ENDING, // one side has said that it ends (TCP: FIN; SCTP: SHUTDOWN)
+	STAGE_ENDED,  // both have
+	STAGE_BROKEN, // RST, ABORT
+	STAGES,
+};
+
+enum direction {
+	FORWARD, // of the packets to the frontend
+	REPLY,   // of those of the backend
+};
+
+// A flow has two rows, one for each direction. Its key is what a packet says when
+// it comes, to is what it says when it goes on: each row is the other's, read
+// backwards. So one look is enough to translate a packet, and a row that the kernel
+// has thrown out (the map is LRU) is made anew from the other one.
+struct flow {
+	struct tuple to;
+	__u32 pool;
+	__u32 seen;      // when its last packet came, in 2^30 ns, a bit more than a second
+	__u8 direction;
+	__u8 stage;
+	__u8 ended_by;   // with STAGE_ENDING: the direction of who said so
+	__u8 class;      // of the sender
+	__u32 check;     // ties the row to its key: see read_flow
+};
+
+// The later fragments of a packet have no ports.
+struct fragments_key {
+	struct addr src;
+	struct addr dst;
+	__u32 id;
+	__u32 protocol;
+};
+
+struct ports {
+	__be16 src;
+	__be16 dst;
+};
+
+// The node's address on packets that leave by a link; of any link with ifindex 0.
+struct masquerade_key {
+	__u32 ifindex;
+	__u32 v6;
+};
+
 // How a program ended. Each is counted, in map outcomes.
 enum outcome {
 	SOCK_PASSED,    // no Service's
@@ -180,5 +240,24 @@ enum outcome {
 	SOCK_REFUSED,   // no backend: the sender was told
 	SOCK_LEFT,      // to the packet path: DROP, or a sender whose address is not known
 	SOCK_LOST,      // no backend although the pool has some: told as refused
+
+	PACKET_PASSED,      // no Service's
+	PACKET_BEGUN,       // to a backend in turn, as the first of its flow
+	PACKET_KEPT,        // the same, to the backend that the sender had, by affinity
+	PACKET_FORWARDED,   // to the backend of its flow
+	PACKET_REPLIED,     // from a backend to who had asked
+	PACKET_ERROR,       // an ICMP error about a translated packet, to who had sent that
+	PACKET_REFUSED,     // REJECT: the sender was told
+	PACKET_DROPPED,     // DROP
+	PACKET_NOT_ADMITTED, // dropped: the sender is in none of the source ranges
+	PACKET_UNREACHABLE, // no way to the backend: the sender was told
+	PACKET_TOO_BIG,     // for the way to the backend: the sender was told
+	PACKET_EXPIRED,     // no hops left: the sender was told
+	PACKET_MUTE,        // dropped: the sender was to be told, but its packet is too odd for it
+	PACKET_MALFORMED,   // headers that contradict themselves, for the kernel to see
+	PACKET_SCTP_FRAGMENT, // dropped: a fragment's SCTP checksum cannot be mended
+	PACKET_LOST,        // dropped: no backend although the pool has some
+	PACKET_NO_PORT,     // dropped: all ports for masquerading to this backend are in use
+	PACKET_NO_MEMORY,   // dropped
 	OUTCOMES,
 };

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// The flows of the packet path: the connection table.
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+
+#include "lb.h"
+#include "parse.h"
+#include "types.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct fragments_key);
+	__type(value, struct ports);
+} fragments SEC(".maps");
+
+#define TICK_SHIFT 30 // of ns: see struct flow
+
+static __always_inline __u32 ticks(void)
+{
+	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+}
+
+// How many ticks a flow lasts after its last packet, by stage. They are those of
+// the kernel's connection tracking as Kubernetes sets them. What lasts too long is
+// the first to go when the table is full; only ports of masquerading wait for it.
+static const __u32 tcp_lifetimes[STAGES] = {60, 86400, 3600, 60, 10};
+static const __u32 udp_lifetimes[STAGES] = {30, 120, 120, 120, 120};
+static const __u32 sctp_lifetimes[STAGES] = {60, 86400, 60, 10, 10};
+
+static __always_inline bool is_over(const struct flow *f, __u32 protocol, __u32 now)
+{
+	__u32 stage = f->stage;
+	if (stage >= STAGES)
+		return true;
+	__u32 lasts = protocol == IPPROTO_TCP ? tcp_lifetimes[stage] :
+		      protocol == IPPROTO_UDP ? udp_lifetimes[stage] : sctp_lifetimes[stage];
+	return now - f->seen > lasts;
+}
+
+static __always_inline struct tuple reversed(const struct tuple *t)
+{
+	struct tuple r = {.src = t->dst, .dst = t->src};
+	return r;
+}
+
+static __always_inline bool same_tuple(const struct tuple *a, const struct tuple *b)
+{
+	return same_endpoint(&a->src, &b->src) && same_endpoint(&a->dst, &b->dst);
+}
+
+static __always_inline __u32 check_of(const struct flow_key *k)
+{
+	return k->tuple.src.addr.w[3] ^ (k->tuple.dst.addr.w[3] << 1) ^ k->tuple.dst.addr.w[1] ^
+	       ((__u32)k->tuple.src.port << 16) ^ k->tuple.dst.port;
+}
+
+// read_flow copies a row. The kernel may give the memory of one that is thrown out
+// to another while it is copied: then check is another's.
+static __always_inline bool read_flow(const struct flow_key *key, struct flow *out)
+{
+	const struct flow *f = bpf_map_lookup_elem(&flows, key);
+	if (!f)
+		return false;
+	*out = *f;
+	barrier();
+	return ((const volatile struct flow *)f)->check == check_of(key);
+}
+
+static __always_inline __u8 stage_of_tcp(const struct packet *p, const struct flow *f)
+{
+	if (p->told & TCP_RST)
+		return STAGE_BROKEN;
+	if (p->told & TCP_FIN) {
+		if (f->stage == STAGE_ENDING && f->ended_by != f->direction)
+			return STAGE_ENDED;
+		return f->stage < STAGE_ENDING ? STAGE_ENDING : f->stage;
+	}
+	return f->stage == STAGE_OPENING && f->direction == REPLY ? STAGE_OPEN : f->stage;
+}
+
+static __always_inline __u8 stage_of_sctp(const struct packet *p, const struct flow *f)
+{
+	switch (p->told) {
+	case SCTP_ABORT:
+		return STAGE_BROKEN;
+	case SCTP_SHUTDOWN:
+		return f->stage < STAGE_ENDING ? STAGE_ENDING : f->stage;
+	case SCTP_SHUTDOWN_COMPLETE:
+		return STAGE_ENDED;
+	case SCTP_INIT: // both ends may begin at once, and an end may begin anew
+	case SCTP_INIT_ACK:
+	case SCTP_ERROR:
+		return f->stage;
+	}
+	return f->stage == STAGE_OPENING && f->direction == REPLY ? STAGE_OPEN : f->stage;
+}
+
+// stage_after is how far a flow is after a packet.
+static __always_inline __u8 stage_after(const struct packet *p, const struct flow *f)
+{
+	if (p->key.protocol == IPPROTO_TCP)
+		return stage_of_tcp(p, f);
+	if (p->key.protocol == IPPROTO_SCTP)
+		return stage_of_sctp(p, f);
+	return f->direction == REPLY ? STAGE_OPEN : f->stage;
+}
+
+// other_row makes the row of the other direction, and its key.
+static __always_inline void other_row(const struct flow_key *key, const struct flow *f, struct flow_key *other, struct flow *row)
+{
+	other->tuple = reversed(&f->to);
+	other->protocol = key->protocol;
+	*row = *f;
+	row->to = reversed(&key->tuple);
+	row->direction = !f->direction;
+	row->check = check_of(other);
+}
+
+// follow keeps both rows up to date. Mostly there is nothing to do: packets that
+// say nothing of the stage write once a tick.
+__noinline int follow(const struct packet *p, struct flow *f)
+{
+	if (!p || !f)
+		return NEVER;
+	__u32 now = ticks();
+	__u8 stage = p->fragment == LATER ? f->stage : stage_after(p, f);
+	if (stage == f->stage && now == f->seen)
+		return 0;
+	if (stage == STAGE_ENDING && f->stage < STAGE_ENDING)
+		f->ended_by = f->direction;
+	f->stage = stage;
+	f->seen = now;
+	struct flow_key other;
+	struct flow row;
+	other_row(&p->key, f, &other, &row);
+	bpf_map_update_elem(&flows, &p->key, f, BPF_ANY);
+	const struct flow *there = bpf_map_lookup_elem(&flows, &other);
+	if (!there || same_tuple(&there->to, &row.to))
+		bpf_map_update_elem(&flows, &other, &row, BPF_ANY);
+	return 0;
+}
+
+// may_go_on says whether a packet belongs to the flow whose row was found. One
+// with which a flow may begin does not if the flow is over, or if its backend
+// serves no more.
+__noinline int may_go_on(const struct packet *p, const struct flow *f)
+{
+	if (!p || !f)
+		return NEVER;
+	if (is_over(f, p->key.protocol, ticks()))
+		return false;
+	if (!p->begins || f->direction == REPLY)
+		return true;
+	if (f->stage >= STAGE_ENDED)
+		return false;
+	struct frontend_key key = {.addr = p->key.tuple.dst.addr, .port = p->key.tuple.dst.port, .protocol = p->key.protocol};
+	struct frontend frontend;
+	if (!find_frontend(&key, p->own, &frontend) || f->class >= CLASSES)
+		return false;
+	struct path path = frontend.paths[f->class];
+	const struct pool *pool = bpf_map_lookup_elem(&pools, &path.pool);
+	if (path.verdict != VERDICT_FORWARD || !pool)
+		return false;
+	return !(pool->flags & POOL_MEMBERS) || is_member(read_generation(pool), &f->to.dst, MEMBER_SERVES);
+}
+
+// forget removes both rows of a flow.
+__noinline int forget(const struct flow_key *key, const struct flow *f)
+{
+	if (!key || !f)
+		return NEVER;
+	struct flow_key other;
+	struct flow row;
+	other_row(key, f, &other, &row);
+	const struct flow *there = bpf_map_lookup_elem(&flows, &other);
+	if (there && same_tuple(&there->to, &row.to))
+		bpf_map_delete_elem(&flows, &other);
+	return bpf_map_delete_elem(&flows, key);
+}
+
+// remember_ports keeps the ports of a first fragment for the later ones.
+static __always_inline void remember_ports(const struct packet *p)
+{
+	struct fragments_key key = {.src = p->key.tuple.src.addr, .dst = p->key.tuple.dst.addr, .id = p->id, .protocol = p->key.protocol};
+	struct ports ports = {p->key.tuple.src.port, p->key.tuple.dst.port};
+	bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
+}
+
+__noinline int recall_ports(struct packet *p)
+{
+	if (!p)
+		return NEVER;
+	struct fragments_key key = {.src = p->key.tuple.src.addr, .dst = p->key.tuple.dst.addr, .id = p->id, .protocol = p->key.protocol};
+	const struct ports *ports = bpf_map_lookup_elem(&fragments, &key);
+	if (!ports)
+		return false;
+	p->key.tuple.src.port = ports->src;
+	p->key.tuple.dst.port = ports->dst;
+	return true;
+}

@@ -1,0 +1,75 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Before kernel 6.6 programs are filters of the queueing discipline clsact, which
+// does nothing else. Ours have this name, and this place among the others.
+const (
+	filterName     = "fairlead"
+	filterPriority = 0x666c
+	filterHandle   = 1
+)
+
+// attachFilter makes program, or with nil none, the filter on a side of a link.
+func attachFilter(kernel *netlink.Handle, index int, side side, program *ebpf.Program) error {
+	filter := &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: index,
+			Parent:    netlink.HANDLE_MIN_EGRESS,
+			Handle:    filterHandle,
+			Protocol:  unix.ETH_P_ALL,
+			Priority:  filterPriority,
+		},
+		Name:         filterName,
+		DirectAction: true,
+	}
+	if side.attach == ebpf.AttachTCXIngress {
+		filter.Parent = netlink.HANDLE_MIN_INGRESS
+	}
+	if program == nil {
+		err := kernel.FilterDel(filter)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+			return nil // no such filter, or no discipline
+		}
+		return err
+	}
+	err := kernel.QdiscAdd(&netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+		QdiscType:  "clsact",
+	})
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("add clsact: %w", err)
+	}
+	filter.Fd = program.FD()
+	return kernel.FilterReplace(filter)
+}
+
+// removeFilters takes our filters off all links of the network namespace of the
+// calling thread. The disciplines stay: others may use them.
+func removeFilters() error {
+	kernel, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer kernel.Close()
+	all, err := kernel.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range all {
+		for _, side := range sides {
+			if err := ignoreGone(attachFilter(kernel, l.Attrs().Index, side, nil)); err != nil {
+				return fmt.Errorf("remove the filter from link %s: %w", l.Attrs().Name, err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,289 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// packetPins is the folder of the pins below the root.
+const packetPins = "packet"
+
+// links are the links of a network namespace with the programs of the packet path
+// on them. New ones get theirs as soon as the kernel tells of them.
+type links struct {
+	programs *bpfPrograms
+	addrs    *ebpf.Map // masquerade_addrs
+	dir      string    // of the pins: INDEX-in, INDEX-out
+	ns       netns.NsHandle
+	kernel   *netlink.Handle
+
+	mu     sync.Mutex // guards all below
+	roles  map[int]role
+	clsact bool              // the kernel has no tcx
+	news   *nl.NetlinkSocket // nil: nobody listens
+	ended  chan struct{}     // closed when nobody listens any more
+}
+
+// openLinks is for the network namespace of the calling thread.
+func openLinks(programs *bpfPrograms, addrs *ebpf.Map, dir string) (*links, error) {
+	ns, err := netns.Get()
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	kernel, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		_ = ns.Close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return &links{programs: programs, addrs: addrs, dir: dir, ns: ns, kernel: kernel}, nil
+}
+
+func (s *links) close() error {
+	s.mu.Lock()
+	news, ended := s.news, s.ended
+	s.mu.Unlock()
+	if news != nil {
+		news.Close()
+		<-ended
+	}
+	s.kernel.Close()
+	return s.ns.Close()
+}
+
+// attach puts the programs on all links, in place of those of an earlier process,
+// and from then on on new ones. It may be called again, to mend.
+func (s *links) attach() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	if err := s.listen(); err != nil {
+		return err
+	}
+	return s.attachAll()
+}
+
+// listen starts before all links are listed, so that none comes in between.
+func (s *links) listen() error {
+	if s.news != nil {
+		return nil
+	}
+	news, err := nl.SubscribeAt(s.ns, netns.None(), unix.NETLINK_ROUTE,
+		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	if err != nil {
+		return fmt.Errorf("listen for new links: %w", err)
+	}
+	s.news, s.ended = news, make(chan struct{})
+	go s.follow(news, s.ended)
+	return nil
+}
+
+// follow keeps up with the kernel until the socket closes, or something goes wrong:
+// then attached says so.
+func (s *links) follow(news *nl.NetlinkSocket, ended chan struct{}) {
+	defer close(ended)
+	runtime.LockOSThread() // never unlocked: the thread ends with its namespace
+	err := netns.Set(s.ns)
+	for err == nil {
+		err = s.next(news)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	news.Close()
+	s.news = nil
+}
+
+func (s *links) next(news *nl.NetlinkSocket) error {
+	messages, _, err := news.Receive()
+	if err != nil && !errors.Is(err, unix.ENOBUFS) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil { // some were lost
+		return s.attachAll()
+	}
+	moved := false
+	for _, m := range messages {
+		switch m.Header.Type {
+		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+			header := unix.NlMsghdr(m.Header)
+			if err := s.changed(&header, m.Data); err != nil {
+				return err
+			}
+		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+			moved = true
+		}
+	}
+	if moved {
+		return s.syncAddrs()
+	}
+	return nil
+}
+
+// changed takes in that a link is new, is another than before, or is gone.
+func (s *links) changed(header *unix.NlMsghdr, data []byte) error {
+	if nl.DeserializeIfInfomsg(data).Family != unix.AF_UNSPEC {
+		return nil // a bridge's view of it
+	}
+	l, err := netlink.LinkDeserialize(header, data)
+	if err != nil {
+		return err
+	}
+	if header.Type == unix.RTM_DELLINK {
+		delete(s.roles, l.Attrs().Index)
+		return s.forget()
+	}
+	master := ""
+	if index := l.Attrs().MasterIndex; index != 0 {
+		m, err := s.kernel.LinkByIndex(index)
+		if err != nil {
+			return ignoreGone(err)
+		}
+		master = m.Type()
+	}
+	r := roleOf(l, master)
+	if had, ok := s.roles[l.Attrs().Index]; ok && had == r {
+		return nil
+	}
+	return ignoreGone(s.attachLink(l, r))
+}
+
+// ignoreGone: of a link that is gone we are told next.
+func ignoreGone(err error) error {
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}
+
+func (s *links) attachAll() error {
+	all, err := s.kernel.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	types := map[int]string{}
+	for _, l := range all {
+		types[l.Attrs().Index] = l.Type()
+	}
+	s.roles = map[int]role{}
+	for _, l := range all {
+		if err := ignoreGone(s.attachLink(l, roleOf(l, types[l.Attrs().MasterIndex]))); err != nil {
+			return err
+		}
+	}
+	if err := s.forget(); err != nil {
+		return err
+	}
+	return s.syncAddrs()
+}
+
+// attachLink gives a link the programs of its role.
+func (s *links) attachLink(l netlink.Link, r role) error {
+	for _, side := range sides {
+		if err := s.attachSide(l.Attrs().Index, side, s.programs.at(side, r)); err != nil {
+			return fmt.Errorf("attach to packets %s of link %s: %w", side.name, l.Attrs().Name, err)
+		}
+	}
+	s.roles[l.Attrs().Index] = r
+	return nil
+}
+
+// attachSide makes program, or with nil none, the one that runs there.
+func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
+	if s.clsact {
+		return attachFilter(s.kernel, index, side, program)
+	}
+	pin := s.pin(index, side)
+	old, err := link.LoadPinnedLink(pin, nil)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if old != nil {
+		defer func() { _ = old.Close() }()
+		if program != nil && onLink(old, index) {
+			return old.Update(program)
+		}
+		if err := errors.Join(old.Detach(), old.Unpin()); err != nil {
+			return err
+		}
+	}
+	if program == nil {
+		return nil
+	}
+	made, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: program, Attach: side.attach})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		s.clsact = true
+		return attachFilter(s.kernel, index, side, program)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = made.Close() }()
+	return made.Pin(pin)
+}
+
+// onLink says whether what is pinned is at the link: the pin may be of one with the
+// same number that is gone.
+func onLink(l link.Link, index int) bool {
+	info, err := l.Info()
+	return err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == index
+}
+
+func (s *links) pin(index int, side side) string {
+	return filepath.Join(s.dir, fmt.Sprintf("%d-%s", index, side.name))
+}
+
+// forget removes the pins of links that are gone.
+func (s *links) forget() error {
+	pins, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, pin := range pins {
+		number, _, _ := strings.Cut(pin.Name(), "-")
+		index, err := strconv.Atoi(number)
+		if _, there := s.roles[index]; there && err == nil {
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.dir, pin.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// attached looks whether all links have their programs, and new ones will.
+func (s *links) attached() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.news == nil {
+		return false
+	}
+	for index, r := range s.roles {
+		for _, side := range sides {
+			if s.clsact || s.programs.at(side, r) == nil {
+				continue
+			}
+			if _, err := os.Stat(s.pin(index, side)); err != nil {
+				return false
+			}
+		}
+	}
+	return true
+}

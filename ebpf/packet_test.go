@@ -1,0 +1,306 @@
+package ebpf
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/e2e/netns"
+)
+
+// A node is what the programs run in: a namespace with the links pod and wan, and
+// routes and neighbours, but nobody there.
+//
+//	pod   10.244.1.0/24  fd00:10:244:1::/64
+//	wan   192.168.50.1   fd00:50::1          default via .254, ::fe
+type node struct {
+	*testing.T
+	ns    *netns.NS
+	links map[string]*net.Interface
+	bpfObjects
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
+	}
+	n := &node{T: t, ns: netns.NewT(t), links: map[string]*net.Interface{}}
+	n.ns.RunT(t, "sh", "-ec", `
+		ip link set lo up
+		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+		for link in pod wan; do
+			ip link add $link type veth peer name far-$link
+			ip link set dev $link addrgenmode none
+			ip link set dev far-$link up
+			ip link set dev $link up
+		done
+		ip link set dev wan mtu 1400
+		ip addr add 192.168.50.1/24 dev wan
+		ip addr add fd00:50::1/64 dev wan nodad
+		ip route add 10.244.1.0/24 dev pod
+		ip route add fd00:10:244:1::/64 dev pod
+		ip route add default via 192.168.50.254
+		ip route add default via fd00:50::fe
+		ip route add blackhole 10.244.3.0/24
+		for host in 10.244.1.2 10.244.1.3 10.244.1.9 fd00:10:244:1::2 fd00:10:244:1::3 fd00:10:244:1::9; do
+			ip neigh add $host lladdr 02:00:00:00:00:02 dev pod
+		done
+		ip neigh add 192.168.50.254 lladdr 02:00:00:00:00:fe dev wan
+		ip neigh add fd00:50::fe lladdr 02:00:00:00:00:fe dev wan`)
+	if err := n.ns.Do(func() error {
+		for _, name := range []string{"lo", "pod", "wan"} {
+			link, err := net.InterfaceByName(name)
+			if err != nil {
+				return err
+			}
+			n.links[name] = link
+		}
+		return loadBpfObjects(&n.bpfObjects, nil)
+	}); err != nil {
+		t.Fatalf("%+v", err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	n.put(n.SctpShifts, uint32(0), shifts())
+	for _, a := range []string{"192.168.50.1", "fd00:50::1"} {
+		addr := netip.MustParseAddr(a)
+		n.put(n.NodeAddrs, rowOf(addr), NodeAddr{NodePorts: 1})
+		n.put(n.MasqueradeAddrs, bpfMasqueradeKey{V6: v6(addr)}, rowOf(addr))
+	}
+	for _, p := range []string{"10.244.0.0/16", "fd00:10:244::/48"} {
+		prefix := netip.MustParsePrefix(p)
+		bits := prefix.Bits()
+		if prefix.Addr().Is4() {
+			bits += 96
+		}
+		n.put(n.PodCidrs, PrefixKey{Prefixlen: uint32(bits), Addr: rowOf(prefix.Addr())}, uint32(1))
+	}
+	return n
+}
+
+func v6(a netip.Addr) uint32 {
+	if a.Is6() {
+		return 1
+	}
+	return 0
+}
+
+func (n *node) put(m *ebpf.Map, key, value any) {
+	n.Helper()
+	if err := m.Put(key, value); err != nil {
+		n.Fatalf("put row of %s: %v", m, err)
+	}
+}
+
+// rowOf and portOf are how the maps have addresses and ports.
+func rowOf(a netip.Addr) Addr {
+	var row Addr
+	b := a.As16()
+	for i := range row.W {
+		row.W[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return row
+}
+
+func portOf(p uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, p))
+}
+
+func endpointOf(a netip.AddrPort) Endpoint {
+	return Endpoint{Addr: rowOf(a.Addr()), Port: portOf(a.Port())}
+}
+
+// service makes a frontend whose senders of all classes are led to backends.
+func (n *node) service(number uint32, at netip.AddrPort, protocol uint8, path Path, flags uint32, backends ...netip.AddrPort) {
+	n.Helper()
+	path.Pool = number
+	key := FrontendKey{Addr: rowOf(at.Addr()), Port: portOf(at.Port()), Protocol: protocol}
+	n.put(n.Frontends, key, Frontend{Key: key, Paths: [3]Path{path, path, path}, Id: number, Flags: flags})
+	n.pool(number, backends...)
+}
+
+func (n *node) pool(number uint32, backends ...netip.AddrPort) {
+	n.Helper()
+	for i, b := range backends {
+		n.put(n.Backends, BackendKey{Generation: 2 * number, Index: uint32(i)}, Backend{Generation: 2 * number, Addr: rowOf(b.Addr()), Port: portOf(b.Port())})
+		n.put(n.Members, MemberKey{Generation: 2 * number, Backend: endpointOf(b)}, MemberServes|MemberTurns)
+	}
+	n.put(n.Pools, number, Pool{Now: Generation{Id: 2 * number, Count: uint32(len(backends))}, Flags: PoolMembers})
+}
+
+// skb is struct __sk_buff as BPF_PROG_RUN takes it.
+type skb struct {
+	_              [9]uint32
+	IngressIfindex uint32
+	Ifindex        uint32
+	_              [30]uint32
+	GsoSegs        uint32
+	_              uint32
+	_              uint32
+	GsoSize        uint32
+	_              [3]uint32
+}
+
+// came is what became of a packet.
+type came struct {
+	action  int32
+	outcome bpfOutcome
+	frame   []byte
+}
+
+const (
+	actionGoesOn   = -1
+	actionDrop     = 2
+	actionRedirect = 7
+)
+
+func (n *node) run(program *ebpf.Program, link string, in []byte, flags uint32) came {
+	n.Helper()
+	before := n.outcomes()
+	out := make([]byte, len(in)+256)
+	opts := &ebpf.RunOptions{Data: in, DataOut: out, Context: skb{Ifindex: uint32(n.links[link].Index)}, Flags: flags}
+	var c came
+	if err := n.ns.Do(func() error {
+		action, err := program.Run(opts)
+		c.action = int32(action)
+		return err
+	}); err != nil {
+		n.Fatal(err)
+	}
+	c.frame = opts.DataOut
+	c.outcome = bpfOutcomeOUTCOMES
+	for i, now := range n.outcomes() {
+		switch now - before[i] {
+		case 0:
+		case 1:
+			if c.outcome != bpfOutcomeOUTCOMES {
+				n.Fatalf("two outcomes of one packet: %d and %d", c.outcome, i)
+			}
+			c.outcome = bpfOutcome(i)
+		default:
+			n.Fatalf("outcome %d was counted %d times for one packet", i, now-before[i])
+		}
+	}
+	return c
+}
+
+func (n *node) outcomes() []uint64 {
+	n.Helper()
+	counts := make([]uint64, bpfOutcomeOUTCOMES)
+	for i := range counts {
+		var each []uint64
+		if err := n.Outcomes.Lookup(uint32(i), &each); err != nil {
+			n.Fatal(err)
+		}
+		for _, c := range each {
+			counts[i] += c
+		}
+	}
+	return counts
+}
+
+// from is a packet that comes in by a link: the router's MAC address is that of
+// the link.
+func (n *node) from(link string, w wire) wire {
+	copy(w.macs[0][:], n.links[link].HardwareAddr)
+	w.macs[1] = [6]byte{2, 0, 0, 0, 0, 9}
+	return w
+}
+
+// expect compares what became of a packet with what should have.
+func (n *node) expect(what string, got came, action int32, outcome bpfOutcome, want wire) {
+	n.Helper()
+	if got.action != action || got.outcome != outcome {
+		n.Errorf("%s: action %d, outcome %d; want %d, %d", what, got.action, got.outcome, action, outcome)
+	}
+	if diff := cmp.Diff(fmt.Sprintf("% x", want.frame()), fmt.Sprintf("% x", got.frame)); diff != "" {
+		n.Errorf("%s: (-want +got)\n%s", what, diff)
+	}
+}
+
+// A family is the addresses of a test in one of the two.
+type family struct {
+	client, backend, other, vip, node, outside, far, nowhere netip.Addr
+}
+
+func addrs(client, backend, other, vip, node, outside, far, nowhere string) family {
+	p := netip.MustParseAddr
+	return family{p(client), p(backend), p(other), p(vip), p(node), p(outside), p(far), p(nowhere)}
+}
+
+var families = map[string]family{
+	"ipv4": addrs("10.244.1.9", "10.244.1.2", "10.244.1.3", "10.96.0.10", "192.168.50.1", "203.0.113.9", "10.244.2.2", "10.244.3.2"),
+	"ipv6": addrs("fd00:10:244:1::9", "fd00:10:244:1::2", "fd00:10:244:1::3", "fd00:10:96::10", "fd00:50::1", "2001:db8::9", "fd00:10:244:2::2", "fd00:10:244:3::2"),
+}
+
+func port(a netip.Addr, p uint16) netip.AddrPort { return netip.AddrPortFrom(a, p) }
+
+// first is the first packet of a flow.
+func first(protocol uint8, src, dst netip.AddrPort) wire {
+	w := wire{protocol: protocol, src: src, dst: dst, window: 64240, seq: 0xfffffffe}
+	switch protocol {
+	case unix.IPPROTO_TCP:
+		w.flags = 0x02
+	case unix.IPPROTO_UDP:
+		w.payload = []byte("who are you?!")
+	case unix.IPPROTO_SCTP:
+		w.payload = []byte{1, 0, 0, 20, 0xca, 0xfe, 0xba, 0xbe, 0, 1, 0, 0, 0, 2, 0, 2, 0, 0, 0, 7}
+	}
+	return w
+}
+
+// answer is the backend's first.
+func answer(w wire) wire {
+	w.src, w.dst = w.dst, w.src
+	switch w.protocol {
+	case unix.IPPROTO_TCP:
+		w.flags, w.seq, w.ack = 0x12, 77, w.seq+1
+	case unix.IPPROTO_UDP:
+		w.payload = []byte("a backend")
+	case unix.IPPROTO_SCTP:
+		w.tag = 0xcafebabe
+		w.payload = append([]byte{2}, w.payload[1:]...)
+	}
+	return w
+}
+
+func (w wire) to(src, dst netip.AddrPort) wire {
+	w.src, w.dst = src, dst
+	w.hops = 63
+	return w
+}
+
+var protocols = map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "sctp": unix.IPPROTO_SCTP}
+
+// each runs a test for both families and all protocols.
+func each(t *testing.T, test func(n *node, f family, protocol uint8)) {
+	for name, f := range families {
+		for word, protocol := range protocols {
+			t.Run(name+"/"+word, func(t *testing.T) { test(newNode(t), f, protocol) })
+		}
+	}
+}
+
+var forward = Path{Verdict: Forward}
+
+func TestForwardAndReply(t *testing.T) {
+	each(t, func(n *node, f family, protocol uint8) {
+		client, vip, backend := port(f.client, 40000), port(f.vip, 80), port(f.backend, 8080)
+		n.service(1, vip, protocol, forward, 0, backend)
+		in := n.from("pod", first(protocol, client, vip))
+		n.expect("first", n.run(n.PacketIn, "pod", in.frame(), 0), actionRedirect, bpfOutcomePACKET_BEGUN, in.to(client, backend))
+		n.expect("again", n.run(n.PacketIn, "pod", in.frame(), 0), actionRedirect, bpfOutcomePACKET_FORWARDED, in.to(client, backend))
+		back := n.from("pod", answer(in.to(client, backend)))
+		back.hops = 64
+		n.expect("reply", n.run(n.PacketIn, "pod", back.frame(), 0), actionRedirect, bpfOutcomePACKET_REPLIED, back.to(vip, client))
+		elsewhere := n.from("pod", first(protocol, client, port(f.vip, 81)))
+		n.expect("elsewhere", n.run(n.PacketIn, "pod", elsewhere.frame(), 0), actionGoesOn, bpfOutcomePACKET_PASSED, elsewhere)
+	})
+}
