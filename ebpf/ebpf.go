@@ -92,6 +92,8 @@ func (d *DataPath) load() error {
 	for name, size := range d.config.Sizes {
 		spec.Maps[name].MaxEntries = size
 	}
+	spec.Maps[bpfMapTurns].MaxEntries = spec.Maps[bpfMapPools].MaxEntries
+	spec.Maps[bpfMapReplies].MaxEntries = spec.Maps[bpfMapDatagrams].MaxEntries
 	cookie, err := netnsCookie()
 	if err != nil {
 		return err

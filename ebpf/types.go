@@ -57,5 +57,4 @@ const (
 	MapPodCIDRs   = bpfMapPodCidrs
 	MapAffinities = bpfMapAffinities
 	MapDatagrams  = bpfMapDatagrams
-	MapReplies    = bpfMapReplies
 )

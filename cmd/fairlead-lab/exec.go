@@ -65,5 +65,12 @@ func execInside(state lab.State, name string, command []string) error {
 	if err := netns.Set(ns); err != nil {
 		return fmt.Errorf("enter network namespace of %s: %w", name, err)
 	}
+	cgroup, err := state.Cgroup(name)
+	if err == nil && cgroup != nil {
+		err = cgroup.Enter()
+	}
+	if err != nil {
+		return fmt.Errorf("enter cgroup of %s: %w", name, err)
+	}
 	return fmt.Errorf("run %s: %w", file, syscall.Exec(file, command, os.Environ()))
 }

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 
 	"github.com/spf13/cobra"
+
+	"github.com/fairlead/fairlead/proxy/bpf"
 )
 
 func cleanupCommand(e env) *cobra.Command {
@@ -39,10 +41,18 @@ are. It may be run at any time and twice.`,
 	return cmd
 }
 
-// cleanupProxy removes what 'fairlead proxy' programmed: as long as the flags do
-// not name one, with whatever iptables there is, since each sees its own rules
-// only. It fails where it could not look.
+// cleanupProxy removes what 'fairlead proxy' programmed, in whatever mode.
 func cleanupProxy(ctx context.Context, f backendFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	return errors.Join(bpf.Remove(f.bpf.Root), f.cleanupIptables(ctx))
+}
+
+// cleanupIptables removes all rules: as long as the flags do not name one, with
+// whatever iptables there is, since each sees its own rules only. It fails where it
+// could not look, with exec.ErrNotFound if there is no iptables.
+func (f backendFlags) cleanupIptables(ctx context.Context) error {
 	variants := []string{f.iptablesVariant}
 	if f.iptablesVariant == "" {
 		variants = []string{"", "legacy", "nft"}
@@ -51,7 +61,7 @@ func cleanupProxy(ctx context.Context, f backendFlags) error {
 	looked := false
 	for _, variant := range variants {
 		f.iptablesVariant = variant
-		backend, err := f.newBackend("")
+		backend, err := f.newIptables("")
 		if errors.Is(err, exec.ErrNotFound) {
 			missing = append(missing, err)
 			continue

@@ -39,7 +39,7 @@ func TestUsageErrors(t *testing.T) {
 		{"proxy --kubeconfig testdata/no-yaml", `--kubeconfig testdata/no-yaml: yaml: line 2: did not find expected node content`},
 		{"proxy --manifests /nonexistent", `--manifests: watch /nonexistent: no such file or directory`},
 		{"proxy --manifests " + file, `--manifests: watch ` + file + `: not a directory`},
-		{"proxy --manifests " + dir + " --mode ipvs", `--mode "ipvs": allowed is iptables`},
+		{"proxy --manifests " + dir + " --mode ipvs", `--mode "ipvs": allowed are iptables, ebpf and auto`},
 		{"proxy --manifests " + dir + " --iptables-variant x", `--iptables-variant "x": allowed are legacy and nft`},
 		{"proxy --manifests " + dir + " --iptables-masquerade-bit 32", `--iptables-masquerade-bit "32": must be 0 to 31`},
 		{"proxy --manifests " + dir + " --cluster-cidr 10.244.0.1/16", `--cluster-cidr "10.244.0.1/16": must be a range like 10.244.0.0/16 or fd00:10:244::/48`},
@@ -60,7 +60,7 @@ func TestUsageErrors(t *testing.T) {
 		{"services -o xml", `--output "xml": allowed are table, wide, json, yaml`},
 		{"doctor -o xml", `--output "xml": allowed are table, json, yaml`},
 		{"status -o wide", `--output "wide": allowed are table, json, yaml`},
-		{"cleanup --mode ipvs", `--mode "ipvs": allowed is iptables`},
+		{"cleanup --mode ipvs", `--mode "ipvs": allowed are iptables, ebpf and auto`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {

@@ -16,7 +16,6 @@ import (
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/health"
 	"github.com/fairlead/fairlead/proxy/inspect"
-	"github.com/fairlead/fairlead/proxy/iptables"
 	"github.com/fairlead/fairlead/proxy/metrics"
 	"github.com/fairlead/fairlead/proxy/service"
 	"github.com/fairlead/fairlead/proxy/watch"
@@ -35,19 +34,6 @@ type proxyFlags struct {
 	aliases
 	sourceFlags
 	backendFlags
-}
-
-// backendFlags choose the backend and say how it is to work.
-type backendFlags struct {
-	mode            string
-	iptablesVariant string
-	masqueradeBit   uint8
-}
-
-func (f *backendFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.mode, "mode", "iptables", "how the kernel is programmed: iptables")
-	cmd.Flags().StringVar(&f.iptablesVariant, "iptables-variant", "", `which iptables to use: legacy, nft or "" for what the host calls iptables`)
-	cmd.Flags().Uint8Var(&f.masqueradeBit, "iptables-masquerade-bit", 14, "bit (0 to 31) of the packet mark that packets to be masqueraded have")
 }
 
 func proxyCommand(e env) *cobra.Command {
@@ -123,13 +109,11 @@ func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 		return err
 	}
 	defer func() { _ = source.Close() }()
-	backend, err := f.newBackend(config.NodeName)
+	backend, err := f.newBackend(config.NodeName, log)
 	if err != nil {
 		return err
 	}
-	for _, err := range backend.Missing() {
-		log.Warn("one address family is not served", "error", err)
-	}
+	f.mode = backend.mode
 	f.applyToProcess(settings, log)
 	events, err := openEvents(source, "fairlead-proxy", log)
 	if err != nil {
@@ -214,22 +198,6 @@ func (f proxyFlags) inspect(p *proxy.Proxy, log *slog.Logger, facts inspect.Fact
 	}
 	p.Observers = append(p.Observers, i)
 	return stop
-}
-
-// newBackend makes the backend that the flags ask for, for the node of that name.
-func (f backendFlags) newBackend(node string) (*iptables.Backend, error) {
-	if f.mode != "iptables" {
-		return nil, usagef("--mode %q: allowed is iptables", f.mode)
-	}
-	switch f.iptablesVariant {
-	case "", "legacy", "nft":
-	default:
-		return nil, usagef("--iptables-variant %q: allowed are legacy and nft", f.iptablesVariant)
-	}
-	if f.masqueradeBit > 31 {
-		return nil, usagef("--iptables-masquerade-bit %d: allowed are 0 to 31", f.masqueradeBit)
-	}
-	return iptables.New(iptables.Config{Variant: f.iptablesVariant, MasqueradeMark: 1 << f.masqueradeBit, Node: node})
 }
 
 func newLogger(w io.Writer, format string) (*slog.Logger, error) {

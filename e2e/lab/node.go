@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/e2e/cgroup"
 )
 
 // Node is a machine of the cluster: a namespace with an uplink, a range of pod
@@ -20,13 +22,18 @@ type Node struct {
 	Addrs    []netip.Addr   // on the underlay, IPv4 first
 	PodCIDRs []netip.Prefix // IPv4 first
 
-	dir   dir // the lab's
-	agent *child
-	proxy *child
+	dir    dir            // the lab's
+	cgroup *cgroup.Cgroup // of the node's processes and its pods'; nil: none of its own
+	agent  *child
+	proxy  *child
 }
 
 // Manifests is the directory that the node's programs watch.
 func (n *Node) Manifests() string { return filepath.Join(n.dir.node(n.Name), "manifests") }
+
+// usesCgroups says whether proxies see sockets by the cgroup that these are in: then
+// each node has one, as each machine has.
+func usesCgroups(mode string) bool { return mode != "iptables" }
 
 // addNode makes node number i, counted from 1, as far as it does not depend on
 // other nodes.
@@ -48,6 +55,12 @@ func (l *Lab) addNode(i int) error {
 		dir:      l.dir,
 	}
 	l.Nodes = append(l.Nodes, n)
+	if usesCgroups(l.opts.Mode) {
+		if n.cgroup, err = cgroup.Make(l.dir.cgroup(name)); err != nil {
+			return err
+		}
+		ns.Join(n.cgroup)
+	}
 	if err := ns.Do(func() error { return setSysctls(nodeSysctls) }); err != nil {
 		return err
 	}

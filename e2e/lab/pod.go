@@ -104,6 +104,7 @@ func (l *Lab) newPod(node *Node, name, config string) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
+	ns.Join(node.cgroup)
 	return &Pod{Name: name, Node: node, site: site{ns}, eth0: eth0}, nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/fairlead/fairlead/e2e/cgroup"
 )
 
 // List returns the state of every lab on this machine that belongs to somebody.
@@ -62,7 +64,8 @@ func eachLab(f func(id string, s State, alive bool) error) error {
 }
 
 // remove ends the lab's processes, which are found by its namespaces, then
-// unbinds these, then deletes the directory, by which the lab is found. So after
+// unbinds these, unmounts what the proxies have pinned, removes the cgroups, then
+// deletes the directory, by which the lab is found. So after
 // a failure it can be called again.
 func (d dir) remove() error {
 	bound, err := filepath.Glob(d.netns("*"))
@@ -76,7 +79,11 @@ func (d dir) remove() error {
 	for _, path := range bound {
 		errs = append(errs, unbind(path))
 	}
-	errs = append(errs, os.RemoveAll(string(d)))
+	mounted, _ := filepath.Glob(d.bpf("*"))
+	for _, path := range mounted {
+		errs = append(errs, unbind(path))
+	}
+	errs = append(errs, cgroup.RemoveAll(d.cgroup("")), os.RemoveAll(string(d)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove lab %s: %w", filepath.Base(string(d)), err)
 	}

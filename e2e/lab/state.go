@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+
+	"github.com/fairlead/fairlead/e2e/cgroup"
 )
 
 // Root is the directory in which every lab of this machine has its own.
@@ -20,6 +22,7 @@ const Root = "/run/fairlead-lab"
 //	nodes/NODE/net.d/        the network configuration, once pods can be connected
 //	nodes/NODE/cni-cache/    libcni's
 //	nodes/NODE/ipam/         fairlead-ipam's
+//	nodes/NODE/bpf/          a bpf file system: what the proxy pins
 //	nodes/NODE/log/NAME.log  of the node's programs and of its pods' servers
 type dir string
 
@@ -28,6 +31,11 @@ func dirOf(id string) dir { return dir(filepath.Join(Root, id)) }
 func (d dir) netns(name string) string { return filepath.Join(string(d), "netns", name) }
 func (d dir) node(name string) string  { return filepath.Join(string(d), "nodes", name) }
 func (d dir) state() string            { return filepath.Join(string(d), "state.json") }
+func (d dir) bpf(node string) string   { return filepath.Join(d.node(node), "bpf") }
+
+// cgroup names the cgroup of a node and its pods, whose names all begin with
+// cgroup("").
+func (d dir) cgroup(node string) string { return filepath.Base(string(d)) + "." + node }
 
 // log is the log of a program on a node.
 func (d dir) log(node, program string) string {
@@ -97,6 +105,19 @@ func (s State) NetnsPath(name string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("find %s: lab %s has no pod or node of this name", name, s.ID)
+}
+
+// Cgroup is that of a node or pod, nil if it is in none of its own.
+func (s State) Cgroup(name string) (*cgroup.Cgroup, error) {
+	if !usesCgroups(s.Mode) {
+		return nil, nil
+	}
+	for _, p := range s.Pods {
+		if p.Name == name {
+			name = p.Node
+		}
+	}
+	return cgroup.Named(dirOf(s.ID).cgroup(name))
 }
 
 func readState(d dir) (State, error) {

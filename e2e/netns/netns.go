@@ -18,11 +18,14 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/e2e/cgroup"
 )
 
 // NS is one network namespace, held open.
 type NS struct {
 	handle netns.NsHandle
+	cgroup *cgroup.Cgroup // nil: any
 }
 
 // New makes an empty network namespace (lo is there and down).
@@ -108,6 +111,10 @@ func (ns *NS) Path() string {
 // Close gives the descriptor back. The namespace goes when nothing else holds it.
 func (ns *NS) Close() error { return ns.handle.Close() }
 
+// Join makes whoever enters the namespace by Do enter the cgroup too. It must not be
+// called while Do is.
+func (ns *NS) Join(c *cgroup.Cgroup) { ns.cgroup = c }
+
 // Do runs f on a thread that is inside the namespace. Sockets and processes
 // made by f itself (not by goroutines that it starts) belong to the namespace
 // for all their life. The thread ends with f: a process that f starts with
@@ -119,6 +126,13 @@ func (ns *NS) Do(f func() error) error {
 		if err := netns.Set(ns.handle); err != nil {
 			done <- fmt.Errorf("enter network namespace: %w", err)
 			return
+		}
+		if ns.cgroup != nil {
+			if err := ns.cgroup.Enter(); err != nil {
+				done <- fmt.Errorf("enter cgroup: %w", err)
+				return
+			}
+			defer func() { _ = ns.cgroup.Leave() }()
 		}
 		done <- f()
 	}()

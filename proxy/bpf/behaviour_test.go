@@ -16,7 +16,8 @@ func TestMain(m *testing.M) { bpffs.Main(m) }
 func TestBehaviour(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "bpf")
 	proxytest.Run(t, proxytest.Subject{
-		Sockets: true,
+		Sockets:     true,
+		SocketsOnly: true,
 		Start: func(_ context.Context, cgroup string) (proxy.Backend, error) {
 			b, err := bpf.New(bpf.Config{Root: root, CgroupRoot: cgroup})
 			if err == nil {

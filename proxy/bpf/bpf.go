@@ -19,6 +19,17 @@ import (
 // Config says where the data path lives and how large its maps are.
 type Config = ebpf.Config
 
+// DefaultRoot is where everything is pinned.
+const DefaultRoot = ebpf.DefaultRoot
+
+// MapNames are the maps whose size may be said.
+func MapNames() []string {
+	return []string{
+		ebpf.MapFrontends, ebpf.MapPools, ebpf.MapBackends, ebpf.MapMembers, ebpf.MapOrigins, ebpf.MapSources,
+		ebpf.MapAffinities, ebpf.MapDatagrams,
+	}
+}
+
 // Backend programs the node in whose network namespace New ran. It is for one
 // goroutine.
 type Backend struct {

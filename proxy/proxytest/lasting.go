@@ -28,7 +28,7 @@ func (c *cluster) lasting(t *testing.T) {
 
 func (c *cluster) lastingConnection(ctx context.Context, t *testing.T) {
 	var session *echo.Session
-	err := c.do("client", func() (err error) {
+	err := c.parties["client"].Do(func() (err error) {
 		session, err = echo.Open(ctx, c.protocol.String(), netip.AddrPort{}, c.web())
 		return err
 	})
@@ -77,7 +77,7 @@ func (c *cluster) lastingDatagrams(ctx context.Context, t *testing.T) {
 			continue
 		}
 		var reply echo.Reply
-		err := c.do("client", func() (err error) {
+		err := c.parties["client"].Do(func() (err error) {
 			reply, err = echo.Ask(ctx, "udp", from, c.web())
 			return err
 		})

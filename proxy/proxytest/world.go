@@ -28,22 +28,12 @@ type world struct {
 	parties map[string]*netns.NS
 	cgroup  *cgroup.Cgroup // of the sockets of those onNode; nil: there is none
 	before  *service.Table // of the cluster before
+
+	socketsOnly bool // as in Subject
 }
 
 // onNode are the parties that are the node and its pods.
 var onNode = map[string]bool{"node": true, "a": true, "b": true, "client": true}
-
-// do runs f on a thread of a party.
-func (w *world) do(party string, f func() error) error {
-	return w.parties[party].Do(func() error {
-		if w.cgroup != nil && onNode[party] {
-			if err := w.cgroup.Enter(); err != nil {
-				return err
-			}
-		}
-		return f()
-	})
-}
 
 // cgroupPath is "" if there is no cgroup.
 func (w *world) cgroupPath() string {
@@ -84,9 +74,10 @@ func thisNode() *service.Node {
 // newWorld builds the namespaces and starts the servers.
 func newWorld(t *testing.T, subject Subject) *world {
 	t.Helper()
-	w := &world{node: netns.NewT(t), parties: map[string]*netns.NS{}}
+	w := &world{node: netns.NewT(t), parties: map[string]*netns.NS{}, socketsOnly: subject.SocketsOnly}
 	if subject.Sockets {
 		w.cgroup = cgroup.NewT(t)
+		w.node.Join(w.cgroup)
 	}
 	w.parties["node"] = w.node
 	// Unlimited: else a refusal now and then is silence.
@@ -117,6 +108,9 @@ func (w *world) attach(t *testing.T, name string) {
 	t.Helper()
 	ns := netns.NewT(t)
 	w.parties[name] = ns
+	if onNode[name] {
+		ns.Join(w.cgroup)
+	}
 	handle, err := netlink.NewHandleAt(w.node.Handle())
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/bpf"
+	"github.com/fairlead/fairlead/proxy/iptables"
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// backendFlags choose the backend and say how it is to work.
+type backendFlags struct {
+	mode            string
+	iptablesVariant string
+	masqueradeBit   uint8
+	bpf             bpf.Config
+	mapSizes        map[string]int
+}
+
+func (f *backendFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.mode, "mode", "iptables", "how the kernel is programmed: iptables, ebpf, or auto for ebpf where the kernel can, else iptables")
+	flags.StringVar(&f.iptablesVariant, "iptables-variant", "", `which iptables to use: legacy, nft or "" for what the host calls iptables`)
+	flags.Uint8Var(&f.masqueradeBit, "iptables-masquerade-bit", 14, "bit (0 to 31) of the packet mark that packets to be masqueraded have")
+	flags.StringVar(&f.bpf.Root, "bpf-root", bpf.DefaultRoot, "folder of a bpf file system in which programs and maps are pinned")
+	flags.StringVar(&f.bpf.CgroupRoot, "cgroup-root", "", "folder of cgroup v2 below which sockets are served (default: the root of all cgroups)")
+	flags.StringToIntVar(&f.mapSizes, "map-size", nil, "how many rows a map of the ebpf mode has: "+strings.Join(bpf.MapNames(), ", "))
+}
+
+// check looks at what the flags say.
+func (f *backendFlags) check() error {
+	switch f.mode {
+	case "iptables", "ebpf", "auto":
+	default:
+		return usagef("--mode %q: allowed are iptables, ebpf and auto", f.mode)
+	}
+	switch f.iptablesVariant {
+	case "", "legacy", "nft":
+	default:
+		return usagef("--iptables-variant %q: allowed are legacy and nft", f.iptablesVariant)
+	}
+	if f.masqueradeBit > 31 {
+		return usagef("--iptables-masquerade-bit %d: allowed are 0 to 31", f.masqueradeBit)
+	}
+	f.bpf.Sizes = map[string]uint32{}
+	for _, name := range slices.Sorted(maps.Keys(f.mapSizes)) {
+		size := f.mapSizes[name]
+		if !slices.Contains(bpf.MapNames(), name) {
+			return usagef("--map-size %s=%d: allowed are %s", name, size, strings.Join(bpf.MapNames(), ", "))
+		}
+		if size < 1 || size > maxMapSize {
+			return usagef("--map-size %s=%d: allowed are 1 to %d", name, size, maxMapSize)
+		}
+		f.bpf.Sizes[name] = uint32(size)
+	}
+	return nil
+}
+
+// maxMapSize is more rows than any cluster needs and less than the kernel's limits.
+const maxMapSize = 1 << 24
+
+// backend programs the kernel in one mode. What another mode has left there it
+// removes as soon as its own is in the kernel: flows that have begun go on.
+type backend struct {
+	proxy.Backend
+	fmt.Stringer
+	mode   string
+	others func(context.Context) error // removes what other modes left; nil: done
+}
+
+// Sync is the mode's own.
+func (b *backend) Sync(ctx context.Context, t *service.Table, change service.Change) error {
+	err := b.Backend.Sync(ctx, t, change)
+	if err != nil || b.others == nil {
+		return err
+	}
+	if err := b.others(ctx); err != nil {
+		return fmt.Errorf("remove what another mode has left: %w", err)
+	}
+	b.others = nil
+	return nil
+}
+
+// newBackend makes the backend that the flags ask for, for the node of that name.
+func (f *backendFlags) newBackend(node string, log *slog.Logger) (*backend, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	if f.mode != "iptables" {
+		b, err := bpf.New(f.bpf)
+		if err == nil {
+			return &backend{b, b, "ebpf", f.removeIptables}, nil
+		}
+		if f.mode == "ebpf" {
+			return nil, fmt.Errorf("--mode ebpf: %w", err)
+		}
+		log.Warn("eBPF cannot be used here: iptables is", "error", err)
+	}
+	b, err := f.newIptables(node)
+	if err != nil {
+		return nil, err
+	}
+	for _, err := range b.Missing() {
+		log.Warn("one address family is not served", "error", err)
+	}
+	removeBPF := func(context.Context) error { return bpf.Remove(f.bpf.Root) }
+	return &backend{b, b, "iptables", removeBPF}, nil
+}
+
+func (f *backendFlags) newIptables(node string) (*iptables.Backend, error) {
+	return iptables.New(iptables.Config{Variant: f.iptablesVariant, MasqueradeMark: 1 << f.masqueradeBit, Node: node})
+}
+
+// removeIptables is for hosts that may never have had an iptables.
+func (f *backendFlags) removeIptables(ctx context.Context) error {
+	err := f.cleanupIptables(ctx)
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil
+	}
+	return err
+}
