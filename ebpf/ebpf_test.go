@@ -5,8 +5,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/fairlead/fairlead/e2e/bpffs"
 	"github.com/fairlead/fairlead/e2e/netns"
 )
+
+func TestMain(m *testing.M) { bpffs.Main(m) }
 
 func TestLoad(t *testing.T) {
 	cg := "/sys/fs/cgroup/unified/fl-sock-test"

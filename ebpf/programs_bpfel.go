@@ -203,7 +203,6 @@ type bpfPeer struct {
 	_        structs.HostLayout
 	Frontend bpfEndpoint
 	Backend  bpfEndpoint
-	Cookie   uint64
 	Netns    uint64
 	Protocol uint32
 	Pad      uint32
@@ -291,6 +290,7 @@ const (
 const (
 	bpfMapAffinities        = "affinities"
 	bpfMapBackends          = "backends"
+	bpfMapConnected         = "connected"
 	bpfMapDatagrams         = "datagrams"
 	bpfMapFlows             = "flows"
 	bpfMapFragments         = "fragments"
@@ -318,6 +318,7 @@ const (
 	bpfProgSockGetpeername6 = "sock_getpeername6"
 	bpfProgSockRecvmsg4     = "sock_recvmsg4"
 	bpfProgSockRecvmsg6     = "sock_recvmsg6"
+	bpfProgSockRelease      = "sock_release"
 	bpfProgSockSendmsg4     = "sock_sendmsg4"
 	bpfProgSockSendmsg6     = "sock_sendmsg6"
 	bpfVarForGo             = "for_go"
@@ -378,6 +379,7 @@ type bpfProgramSpecs struct {
 	SockGetpeername6 *ebpf.ProgramSpec `ebpf:"sock_getpeername6"`
 	SockRecvmsg4     *ebpf.ProgramSpec `ebpf:"sock_recvmsg4"`
 	SockRecvmsg6     *ebpf.ProgramSpec `ebpf:"sock_recvmsg6"`
+	SockRelease      *ebpf.ProgramSpec `ebpf:"sock_release"`
 	SockSendmsg4     *ebpf.ProgramSpec `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.ProgramSpec `ebpf:"sock_sendmsg6"`
 }
@@ -388,6 +390,7 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	Affinities      *ebpf.MapSpec `ebpf:"affinities"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Connected       *ebpf.MapSpec `ebpf:"connected"`
 	Datagrams       *ebpf.MapSpec `ebpf:"datagrams"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
@@ -437,6 +440,7 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	Affinities      *ebpf.Map `ebpf:"affinities"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Connected       *ebpf.Map `ebpf:"connected"`
 	Datagrams       *ebpf.Map `ebpf:"datagrams"`
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
@@ -459,6 +463,7 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Affinities,
 		m.Backends,
+		m.Connected,
 		m.Datagrams,
 		m.Flows,
 		m.Fragments,
@@ -502,6 +507,7 @@ type bpfPrograms struct {
 	SockGetpeername6 *ebpf.Program `ebpf:"sock_getpeername6"`
 	SockRecvmsg4     *ebpf.Program `ebpf:"sock_recvmsg4"`
 	SockRecvmsg6     *ebpf.Program `ebpf:"sock_recvmsg6"`
+	SockRelease      *ebpf.Program `ebpf:"sock_release"`
 	SockSendmsg4     *ebpf.Program `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.Program `ebpf:"sock_sendmsg6"`
 }
@@ -519,6 +525,7 @@ func (p *bpfPrograms) Close() error {
 		p.SockGetpeername6,
 		p.SockRecvmsg4,
 		p.SockRecvmsg6,
+		p.SockRelease,
 		p.SockSendmsg4,
 		p.SockSendmsg6,
 	)

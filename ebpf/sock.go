@@ -28,6 +28,7 @@ func (d *DataPath) hooks() []hook {
 		{bpfProgSockRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, p.SockRecvmsg6},
 		{bpfProgSockGetpeername4, ebpf.AttachCgroupInet4GetPeername, p.SockGetpeername4},
 		{bpfProgSockGetpeername6, ebpf.AttachCgroupInet6GetPeername, p.SockGetpeername6},
+		{bpfProgSockRelease, ebpf.AttachCgroupInetSockRelease, p.SockRelease},
 		{bpfProgSockConnect4, ebpf.AttachCGroupInet4Connect, p.SockConnect4},
 		{bpfProgSockConnect6, ebpf.AttachCGroupInet6Connect, p.SockConnect6},
 		{bpfProgSockSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, p.SockSendmsg4},

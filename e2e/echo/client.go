@@ -53,6 +53,35 @@ func Open(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*Se
 	return &Session{network: network, conn: conn, lines: bufio.NewReaderSize(conn, maxLine)}, nil
 }
 
+// OpenUnconnected is Open over UDP with a socket that is not connected: it names the
+// destination with each datagram. A reply from anywhere else is an error.
+func OpenUnconnected(raddr netip.AddrPort) (*Session, error) {
+	socket, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(ephemeral.Port())})
+	if err != nil {
+		return nil, err
+	}
+	conn := unconnected{socket, raddr}
+	return &Session{network: "udp", conn: conn, lines: bufio.NewReaderSize(conn, maxLine)}, nil
+}
+
+// unconnected is a socket that speaks with one peer all the same.
+type unconnected struct {
+	*net.UDPConn
+	peer netip.AddrPort
+}
+
+func (u unconnected) Write(b []byte) (int, error) { return u.WriteToUDPAddrPort(b, u.peer) }
+
+func (u unconnected) Read(b []byte) (int, error) {
+	n, from, err := u.ReadFromUDPAddrPort(b)
+	if got := netip.AddrPortFrom(from.Addr().Unmap(), from.Port()); err == nil && got != u.peer {
+		err = fmt.Errorf("datagram from %s instead of %s", got, u.peer)
+	}
+	return n, err
+}
+
+func (u unconnected) RemoteAddr() net.Addr { return net.UDPAddrFromAddrPort(u.peer) }
+
 func dial(ctx context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error) {
 	switch network {
 	case "tcp":

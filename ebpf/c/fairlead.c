@@ -5,8 +5,7 @@
 
 char _license[] SEC("license") = "GPL";
 
-// What Go is to know: the compiler describes an enumeration only if something is
-// of that type.
+// What Go is to know: the compiler describes a type only if something is of it.
 const struct {
 	enum class class;
 	enum verdict verdict;

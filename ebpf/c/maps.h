@@ -71,6 +71,10 @@ struct {
 	__type(value, struct peer);
 } peers SEC(".maps");
 
+// Cookie of a socket → what it is connected to. User space ends those that must not
+// go on when their backend goes: UDP ones, and TCP ones of pools with POOL_RESET.
+TABLE_MAP(connected, __u64, struct peer, 65536);
+
 // Socket and frontend → backend.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -121,11 +121,14 @@ static __always_inline int refuse(__u32 outcome)
 
 static __always_inline void forget_peer(struct bpf_sock_addr *ctx)
 {
-	if (ctx->sk)
-		bpf_sk_storage_delete(&peers, ctx->sk);
+	if (!ctx->sk || !bpf_sk_storage_get(&peers, ctx->sk, NULL, 0))
+		return;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	bpf_map_delete_elem(&connected, &cookie);
+	bpf_sk_storage_delete(&peers, ctx->sk);
 }
 
-static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struct asked *ask, const struct endpoint *backend)
+static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struct asked *ask, __u32 number, const struct endpoint *backend)
 {
 	if (!ctx->sk)
 		return;
@@ -134,9 +137,13 @@ static __always_inline void remember_peer(struct bpf_sock_addr *ctx, const struc
 		return; // no memory: the application sees the backend as peer
 	peer->frontend = ask->to;
 	peer->backend = *backend;
-	peer->cookie = bpf_get_socket_cookie(ctx);
 	peer->netns = ask->netns;
 	peer->protocol = ask->protocol;
+	const struct pool *pool = bpf_map_lookup_elem(&pools, &number);
+	if (ask->protocol == IPPROTO_UDP || (pool && pool->flags & POOL_RESET)) {
+		__u64 cookie = bpf_get_socket_cookie(ctx);
+		bpf_map_update_elem(&connected, &cookie, peer, BPF_ANY);
+	}
 }
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
@@ -159,7 +166,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	if (outcome == SOCK_LOST)
 		return refuse(SOCK_LOST);
 	write_addr(ctx, v6, &backend);
-	remember_peer(ctx, &ask, &backend);
+	remember_peer(ctx, &ask, path.pool, &backend);
 	count(outcome);
 	return GO_ON;
 }
@@ -278,5 +285,15 @@ SEC("cgroup/getpeername6")
 int sock_getpeername6(struct bpf_sock_addr *ctx)
 {
 	restore(ctx, true, false);
+	return GO_ON;
+}
+
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *sk)
+{
+	if (bpf_sk_storage_get(&peers, sk, NULL, 0)) {
+		__u64 cookie = bpf_get_socket_cookie(sk);
+		bpf_map_delete_elem(&connected, &cookie);
+	}
 	return GO_ON;
 }

@@ -159,8 +159,7 @@ struct affinity {
 struct peer {
 	struct endpoint frontend;
 	struct endpoint backend;
-	__u64 cookie; // of the socket
-	__u64 netns;  // cookie of its network namespace
+	__u64 netns; // cookie of the socket's network namespace
 	__u32 protocol;
 	__u32 pad;
 };

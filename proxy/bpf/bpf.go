@@ -11,6 +11,8 @@ package bpf
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 
 	"github.com/fairlead/fairlead/ebpf"
 	"github.com/fairlead/fairlead/proxy/service"
@@ -38,7 +40,9 @@ type Backend struct {
 	have      *state // nil: unknown, the maps must be read
 	left      bool   // something did not fit: it is tried again at each Sync
 	published bool
-	written   int // rows by the last Sync
+	written   int  // rows by the last Sync
+	stale     bool // sockets may be connected to backends that are gone
+	cannotEnd bool // them; it was said
 }
 
 // New loads the programs. Nothing is served before the first Sync; what an earlier
@@ -48,7 +52,7 @@ func New(config Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{path: path, root: config.Root}, nil
+	return &Backend{path: path, root: config.Root, stale: true}, nil
 }
 
 // String says what is in use, for logs.
@@ -81,7 +85,30 @@ func (b *Backend) Sync(_ context.Context, t *service.Table, change service.Chang
 		b.published = true
 	}
 	b.left = len(p.left) > 0
-	return p.err()
+	return errors.Join(p.err(), b.endStale(t, p))
+}
+
+// endStale ends the sockets that are connected to a backend that does not serve
+// their Service any more. Only UDP's, and those of Services that want it: other TCP
+// connections may finish what they have begun.
+func (b *Backend) endStale(t *service.Table, p *plan) error {
+	b.stale = b.stale || p.leaving
+	if !b.stale || b.cannotEnd {
+		return nil
+	}
+	var r reader
+	connected := readAll[uint64, ebpf.Peer](&r, b.path.Connected)
+	if r.err != nil {
+		return r.err
+	}
+	maps.DeleteFunc(connected, func(_ uint64, peer ebpf.Peer) bool { return serves(t, peer) })
+	err := ebpf.EndSockets(connected)
+	b.cannotEnd = errors.Is(err, ebpf.ErrCannotEnd)
+	if err != nil {
+		return fmt.Errorf("end sockets that are connected to backends which are gone: %w", err)
+	}
+	b.stale = false
+	return nil
 }
 
 func (b *Backend) read(t *service.Table) error {

@@ -125,6 +125,8 @@ type plan struct {
 
 	// left are the pools and frontends that do not fit.
 	left []error
+	// leaving: sockets may be connected to a backend that they must leave.
+	leaving bool
 }
 
 // err says what does not fit.
@@ -233,11 +235,22 @@ func (s *state) setPool(p *plan, id service.PoolID, want service.Pool) {
 	p.writeGeneration(now)
 	p.pools.put(now.number, now.row())
 	if known {
+		p.leaving = p.leaving || leaves(old.members, now.members)
 		s.dropGeneration(p, old)
 	} else {
 		p.turns.put(now.number, ebpf.Turn{})
 	}
 	s.pools[id] = now
+}
+
+// leaves says whether a member of old is none any more.
+func leaves(old, now map[ebpf.Endpoint]uint32) bool {
+	for m := range old {
+		if !has(now, m) {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *plan) writeGeneration(now pool) {
@@ -264,6 +277,7 @@ func (s *state) dropGeneration(p *plan, old pool) {
 
 func (s *state) dropPool(p *plan, old pool) {
 	p.pools.drop(old.number)
+	p.leaving = p.leaving || len(old.members) > 0
 	s.dropGeneration(p, old)
 	s.poolNumbers.giveBack(old.number)
 	s.free[ebpf.MapPools]++
@@ -306,6 +320,7 @@ func (s *state) setFrontend(p *plan, key service.Key, f service.Frontend) {
 	}
 	if now.row != old.row {
 		p.frontends.put(now.row.Key, now.row)
+		p.leaving = p.leaving || (known && key.Protocol == service.UDP)
 	}
 	s.frontends[key] = now
 }
@@ -375,6 +390,7 @@ func (s *state) dropFrontend(p *plan, key service.Key) {
 	s.setSources(p, old, &now, nil)
 	s.leaveOrigin(p, old.origin)
 	p.frontends.drop(old.row.Key)
+	p.leaving = p.leaving || key.Protocol == service.UDP
 	s.free[ebpf.MapFrontends]++
 	delete(s.frontends, key)
 }

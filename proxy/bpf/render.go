@@ -167,6 +167,15 @@ func (p pool) other() uint32 {
 	return 2 * p.number
 }
 
+// serves says whether a socket may go on with the backend that it is connected to.
+func serves(t *service.Table, peer ebpf.Peer) bool {
+	dst := endpointOf(peer.Frontend)
+	if dst.Addr().IsLoopback() { // a node port, of a socket of the node's own
+		dst = netip.AddrPortFrom(service.AnyNodeAddr(dst.Addr().Is6()), dst.Port())
+	}
+	return t.Serves(dst, service.Protocol(peer.Protocol), endpointOf(peer.Backend))
+}
+
 // nodeRows are the node's addresses. Loopback ones, which are not the Node
 // object's, are among them where node ports are on them.
 func nodeRows(t *service.Table) map[ebpf.Addr]ebpf.NodeAddr {

@@ -76,17 +76,11 @@ func (f filter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 // stale says whether a flow to a destination should not be answered by whom it
 // is.
 func (f filter) stale(protocol service.Protocol, to, answers netip.AddrPort) bool {
-	frontend, ok := f.table.Frontend(to, protocol)
-	if !ok {
+	if _, ok := f.table.Frontend(to, protocol); !ok {
 		translated := to != answers
 		return translated && slices.ContainsFunc(f.table.Keys(to, protocol), func(k service.Key) bool { return f.gone[k] })
 	}
-	for _, path := range frontend.Paths {
-		if path.Verdict == service.Forward && slices.Contains(f.table.Pools[path.Pool].Serving, answers) {
-			return false
-		}
-	}
-	return true
+	return !f.table.Serves(to, protocol, answers)
 }
 
 func addrPort(ip net.IP, port uint16) netip.AddrPort {

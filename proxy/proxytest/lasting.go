@@ -19,10 +19,14 @@ func (c *cluster) lasting(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c.apply(t, svc("web", 10), slice("web-1", "web", ready("a")))
-	if c.protocol == service.UDP {
-		c.lastingDatagrams(ctx, t)
-	} else {
+	switch {
+	case c.protocol != service.UDP:
 		c.lastingConnection(ctx, t)
+	case c.cgroup != nil:
+		c.lastingDatagrams(t, c.askBySocket(ctx, t))
+		c.connectedDatagrams(ctx, t)
+	default:
+		c.lastingDatagrams(t, func() (echo.Reply, error) { return c.askFrom(ctx, 40000) })
 	}
 }
 
@@ -57,8 +61,58 @@ func (c *cluster) lastingConnection(ctx context.Context, t *testing.T) {
 	}
 }
 
-func (c *cluster) lastingDatagrams(ctx context.Context, t *testing.T) {
-	from := netip.AddrPortFrom(c.addr("client"), 40000) // each ask is from here: one flow
+// askFrom asks from a port. To who sees packets it is always the same flow.
+func (c *cluster) askFrom(ctx context.Context, port uint16) (reply echo.Reply, err error) {
+	err = c.parties["client"].Do(func() error {
+		reply, err = echo.Ask(ctx, "udp", netip.AddrPortFrom(c.addr("client"), port), c.web())
+		return err
+	})
+	return reply, err
+}
+
+// askBySocket asks by one socket. Where sockets are translated, that is what a flow
+// is.
+func (c *cluster) askBySocket(ctx context.Context, t *testing.T) func() (echo.Reply, error) {
+	t.Helper()
+	var session *echo.Session
+	err := c.parties["client"].Do(func() (err error) {
+		session, err = echo.OpenUnconnected(c.web())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = session.Close() })
+	return func() (echo.Reply, error) { return session.Ask(ctx) }
+}
+
+// connectedDatagrams checks that a connected socket is ended when its endpoint goes:
+// the kernel would send its datagrams there for ever.
+func (c *cluster) connectedDatagrams(ctx context.Context, t *testing.T) {
+	c.apply(t, slice("web-1", "web", ready("a")))
+	var session *echo.Session
+	err := c.parties["client"].Do(func() (err error) {
+		session, err = echo.Open(ctx, "udp", netip.AddrPort{}, c.web())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = session.Close() }()
+	for _, change := range []object{slice("web-1", "web", ready("a")), slice("web-1", "web", leaving("a"), ready("b"))} {
+		c.apply(t, change)
+		if reply, err := session.Ask(ctx); err != nil || reply.Name != "a" {
+			t.Errorf("connected to a: answered by %q, %v", reply.Name, err)
+		}
+	}
+	c.apply(t, slice("web-1", "web", ready("b")))
+	reply, err := session.Ask(ctx)
+	if !errors.Is(err, syscall.EDESTADDRREQ) && !errors.Is(err, syscall.ECONNABORTED) { // who writes gets the one, who reads the other
+		t.Errorf("connected to a, which has gone: answered by %q, %v; want the end of the socket", reply.Name, err)
+	}
+}
+
+func (c *cluster) lastingDatagrams(t *testing.T, ask func() (echo.Reply, error)) {
 	for _, step := range []struct {
 		name   string
 		change []object
@@ -76,11 +130,7 @@ func (c *cluster) lastingDatagrams(ctx context.Context, t *testing.T) {
 		if step.want == "" {
 			continue
 		}
-		var reply echo.Reply
-		err := c.parties["client"].Do(func() (err error) {
-			reply, err = echo.Ask(ctx, "udp", from, c.web())
-			return err
-		})
+		reply, err := ask()
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			reply.Name, err = "refused", nil
 		}

@@ -3,6 +3,7 @@ package proxytest
 import (
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -110,6 +111,7 @@ func (w *world) attach(t *testing.T, name string) {
 	w.parties[name] = ns
 	if onNode[name] {
 		ns.Join(w.cgroup)
+		pause(t, ns)
 	}
 	handle, err := netlink.NewHandleAt(w.node.Handle())
 	if err != nil {
@@ -136,6 +138,24 @@ func (w *world) attach(t *testing.T, name string) {
 		ip addr add fe80::1/64 dev %[1]s nodad
 		ip route add %[2]s dev %[1]s
 		ip route add %[3]s dev %[1]s`, name, addr4, addr6))
+}
+
+// pause runs a process in a namespace, as there is one in every pod. It ends with the
+// test.
+func pause(t *testing.T, ns *netns.NS) {
+	t.Helper()
+	cmd := exec.Command("cat")
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		err = ns.Do(cmd.Start)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = cmd.Wait()
+	})
 }
 
 // forgetFlows empties the node's connection tracking. Kernels pick the client's

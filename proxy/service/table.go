@@ -258,6 +258,15 @@ func (t *Table) match(dst netip.AddrPort, protocol Protocol) (Key, Frontend, boo
 	return Key{}, Frontend{}, false
 }
 
+// Serves says whether a flow to dst that is with a backend may go on with it,
+// whether it would get it today or not.
+func (t *Table) Serves(dst netip.AddrPort, protocol Protocol, backend netip.AddrPort) bool {
+	f, ok := t.Frontend(dst, protocol)
+	return ok && slices.ContainsFunc(f.Paths[:], func(p Path) bool {
+		return p.Verdict == Forward && slices.Contains(t.Pools[p.Pool].Serving, backend)
+	})
+}
+
 // Class tells what kind of sender has the address src and is behind the interface
 // in ("" is the node itself).
 func (t *Table) Class(src netip.Addr, in string) Class {
