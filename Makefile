@@ -32,7 +32,10 @@ bench: packages
 lint:
 	go tool -modfile=.tools/go.mod golangci-lint run ./...
 
+# What it makes is committed, and is the same on every machine: with this compiler,
+# which is Debian's.
 generate:
+	@.ci/packages clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:libbpf-dev
 	go generate ./...
 
 clean:

@@ -71,8 +71,11 @@ static __always_inline bool find_frontend(struct frontend_key *key, bool own, st
 {
 	if (read_frontend(key, out))
 		return true;
-	const struct node_addr *here = bpf_map_lookup_elem(&node_addrs, &key->addr);
-	if (!here || !here->node_ports || (!own && is_loopback(&key->addr)))
+	struct addr addr = key->addr;
+	if (is_v4(&addr) && is_loopback(&addr))
+		addr.w[3] = bpf_htonl(0x7f000001); // stands for all
+	const struct node_addr *here = bpf_map_lookup_elem(&node_addrs, &addr);
+	if (!here || !here->node_ports || (!own && is_loopback(&addr)))
 		return false;
 	if (!is_v4(&key->addr))
 		key->addr.w[2] = 0;

@@ -129,8 +129,8 @@ enum member {
 	MEMBER_TURNS = 2,  // and it gets new ones
 };
 
-// An address of the node, and whether node ports are on it. Loopback addresses
-// are here where node ports are on them; they are the node's own sockets' only.
+// An address of the node, and whether node ports are on it. 127.0.0.1 is here where
+// they are on localhost, for the node's own sockets only.
 struct node_addr {
 	__u8 node_ports;
 	__u8 pad[3];

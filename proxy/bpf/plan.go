@@ -146,10 +146,11 @@ func (s *state) update(t *service.Table, change service.Change) *plan {
 	}
 	if change.Node {
 		s.setNode(p, t)
+		change.Frontends = s.everything(t).Frontends // see setFrontend: podsKnown
 	}
 	for _, key := range change.Frontends {
 		if f, ok := t.Frontends[key]; ok {
-			s.setFrontend(p, key, f)
+			s.setFrontend(p, key, f, podsKnown(t, key.Addr.Is6()))
 		} else {
 			s.dropFrontend(p, key)
 		}
@@ -290,8 +291,13 @@ func (s *state) setNode(p *plan, t *service.Table) {
 	s.nodeAddrs, s.podCIDRs = addrs, cidrs
 }
 
-// setFrontend writes the row of a frontend, if it changed.
-func (s *state) setFrontend(p *plan, key service.Key, f service.Frontend) {
+// setFrontend writes the row of a frontend, if it changed. The socket path takes
+// whoever is not the node for a pod: where nobody counts as one, it finds the path of
+// those outside there.
+func (s *state) setFrontend(p *plan, key service.Key, f service.Frontend, podsKnown bool) {
+	if !podsKnown {
+		f.Paths[service.FromPod] = f.Paths[service.FromOutside]
+	}
 	old, known := s.frontends[key]
 	now := frontend{origin: f.Origin.String()}
 	now.row = ebpf.Frontend{Key: keyRow(key), Id: old.row.Id}

@@ -169,24 +169,21 @@ func (p pool) other() uint32 {
 
 // serves says whether a socket may go on with the backend that it is connected to.
 func serves(t *service.Table, peer ebpf.Peer) bool {
-	dst := endpointOf(peer.Frontend)
-	if dst.Addr().IsLoopback() { // a node port, of a socket of the node's own
-		dst = netip.AddrPortFrom(service.AnyNodeAddr(dst.Addr().Is6()), dst.Port())
-	}
-	return t.Serves(dst, service.Protocol(peer.Protocol), endpointOf(peer.Backend))
+	return t.Serves(endpointOf(peer.Frontend), service.Protocol(peer.Protocol), endpointOf(peer.Backend))
 }
 
-// nodeRows are the node's addresses. Loopback ones, which are not the Node
-// object's, are among them where node ports are on them.
+// loopback stands for 127.0.0.0/8.
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// nodeRows are the node's addresses. Loopback, which is not the Node object's, is
+// among them where node ports are on it.
 func nodeRows(t *service.Table) map[ebpf.Addr]ebpf.NodeAddr {
 	rows := map[ebpf.Addr]ebpf.NodeAddr{}
+	if t.LocalhostNodePorts {
+		rows[addrRow(loopback)] = ebpf.NodeAddr{NodePorts: 1}
+	}
 	nodePorts := func(a netip.Addr) bool {
 		return slices.ContainsFunc(t.NodePortCIDRs, func(p netip.Prefix) bool { return p.Contains(a) })
-	}
-	for _, loopback := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
-		if nodePorts(loopback) {
-			rows[addrRow(loopback)] = ebpf.NodeAddr{NodePorts: 1}
-		}
 	}
 	for _, a := range t.NodeAddrs {
 		row := ebpf.NodeAddr{}
@@ -196,6 +193,12 @@ func nodeRows(t *service.Table) map[ebpf.Addr]ebpf.NodeAddr {
 		rows[addrRow(a)] = row
 	}
 	return rows
+}
+
+// podsKnown says whether anybody counts as a pod in a family.
+func podsKnown(t *service.Table, ipv6 bool) bool {
+	return len(t.PodInterfaces) > 0 ||
+		slices.ContainsFunc(t.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is6() == ipv6 })
 }
 
 func podRows(t *service.Table) map[ebpf.PrefixKey]uint32 {
