@@ -49,7 +49,8 @@ func newNode(t *testing.T) *node {
 		ip route add fd00:10:244:1::/64 dev pod
 		ip route add default via 192.168.50.254
 		ip route add default via fd00:50::fe
-		ip route add blackhole 10.244.3.0/24
+		ip route add unreachable 10.244.3.0/24
+		ip route add unreachable fd00:10:244:3::/64
 		for host in 10.244.1.2 10.244.1.3 10.244.1.9 fd00:10:244:1::2 fd00:10:244:1::3 fd00:10:244:1::9; do
 			ip neigh add $host lladdr 02:00:00:00:00:02 dev pod
 		done
@@ -71,8 +72,8 @@ func newNode(t *testing.T) *node {
 	n.put(n.SctpShifts, uint32(0), shifts())
 	for _, a := range []string{"192.168.50.1", "fd00:50::1"} {
 		addr := netip.MustParseAddr(a)
-		n.put(n.NodeAddrs, rowOf(addr), NodeAddr{NodePorts: 1})
-		n.put(n.MasqueradeAddrs, bpfMasqueradeKey{V6: v6(addr)}, rowOf(addr))
+		n.put(n.NodeAddrs, addrRow(addr), NodeAddr{NodePorts: 1})
+		n.put(n.MasqueradeAddrs, masqueradeKey(0, addr.Is6()), addrRow(addr))
 	}
 	for _, p := range []string{"10.244.0.0/16", "fd00:10:244::/48"} {
 		prefix := netip.MustParsePrefix(p)
@@ -80,16 +81,9 @@ func newNode(t *testing.T) *node {
 		if prefix.Addr().Is4() {
 			bits += 96
 		}
-		n.put(n.PodCidrs, PrefixKey{Prefixlen: uint32(bits), Addr: rowOf(prefix.Addr())}, uint32(1))
+		n.put(n.PodCidrs, PrefixKey{Prefixlen: uint32(bits), Addr: addrRow(prefix.Addr())}, uint32(1))
 	}
 	return n
-}
-
-func v6(a netip.Addr) uint32 {
-	if a.Is6() {
-		return 1
-	}
-	return 0
 }
 
 func (n *node) put(m *ebpf.Map, key, value any) {
@@ -99,29 +93,20 @@ func (n *node) put(m *ebpf.Map, key, value any) {
 	}
 }
 
-// rowOf and portOf are how the maps have addresses and ports.
-func rowOf(a netip.Addr) Addr {
-	var row Addr
-	b := a.As16()
-	for i := range row.W {
-		row.W[i] = binary.NativeEndian.Uint32(b[4*i:])
-	}
-	return row
-}
-
+// portOf is a port as the maps have it.
 func portOf(p uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, p))
 }
 
 func endpointOf(a netip.AddrPort) Endpoint {
-	return Endpoint{Addr: rowOf(a.Addr()), Port: portOf(a.Port())}
+	return Endpoint{Addr: addrRow(a.Addr()), Port: portOf(a.Port())}
 }
 
 // service makes a frontend whose senders of all classes are led to backends.
 func (n *node) service(number uint32, at netip.AddrPort, protocol uint8, path Path, flags uint32, backends ...netip.AddrPort) {
 	n.Helper()
 	path.Pool = number
-	key := FrontendKey{Addr: rowOf(at.Addr()), Port: portOf(at.Port()), Protocol: protocol}
+	key := FrontendKey{Addr: addrRow(at.Addr()), Port: portOf(at.Port()), Protocol: protocol}
 	n.put(n.Frontends, key, Frontend{Key: key, Paths: [3]Path{path, path, path}, Id: number, Flags: flags})
 	n.pool(number, backends...)
 }
@@ -129,7 +114,7 @@ func (n *node) service(number uint32, at netip.AddrPort, protocol uint8, path Pa
 func (n *node) pool(number uint32, backends ...netip.AddrPort) {
 	n.Helper()
 	for i, b := range backends {
-		n.put(n.Backends, BackendKey{Generation: 2 * number, Index: uint32(i)}, Backend{Generation: 2 * number, Addr: rowOf(b.Addr()), Port: portOf(b.Port())})
+		n.put(n.Backends, BackendKey{Generation: 2 * number, Index: uint32(i)}, Backend{Generation: 2 * number, Addr: addrRow(b.Addr()), Port: portOf(b.Port())})
 		n.put(n.Members, MemberKey{Generation: 2 * number, Backend: endpointOf(b)}, MemberServes|MemberTurns)
 	}
 	n.put(n.Pools, number, Pool{Now: Generation{Id: 2 * number, Count: uint32(len(backends))}, Flags: PoolMembers})
@@ -154,6 +139,11 @@ type came struct {
 	outcome bpfOutcome
 	frame   []byte
 }
+
+// checksumComplete is BPF_F_TEST_SKB_CHECKSUM_COMPLETE (kernel 6.18): the packet is
+// as from a device that has summed all of it up, and the kernel looks afterwards
+// whether the sum is still right.
+const checksumComplete = 1 << 2
 
 const (
 	actionGoesOn   = -1
@@ -279,28 +269,79 @@ func (w wire) to(src, dst netip.AddrPort) wire {
 
 var protocols = map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "sctp": unix.IPPROTO_SCTP}
 
-// each runs a test for both families and all protocols.
-func each(t *testing.T, test func(n *node, f family, protocol uint8)) {
-	for name, f := range families {
-		for word, protocol := range protocols {
-			t.Run(name+"/"+word, func(t *testing.T) { test(newNode(t), f, protocol) })
+// TestPacket tries everything for both families and all protocols, on a node that
+// has forgotten all flows each time.
+func TestPacket(t *testing.T) {
+	n := newNode(t)
+	for what, try := range map[string]func(n *node, f family, protocol uint8){
+		"refused":           tryRefused,
+		"dropped":           tryDropped,
+		"affinity":          tryAffinity,
+		"masquerade":        tryMasquerade,
+		"clash":             tryClash,
+		"ways":              tryWays,
+		"errors":            tryErrors,
+		"fragments":         tryFragments,
+		"options":           tryOptions,
+		"unsummed":          tryUnsummed,
+		"malformed":         tryMalformed,
+		"stages":            tryStages,
+		"no port":           tryNoPort,
+		"over":              tryOver,
+		"thrown out":        tryThrownOut,
+		"own":               tryOwn,
+		"forward and reply": tryForwardAndReply,
+	} {
+		for name, f := range families {
+			for word, protocol := range protocols {
+				t.Run(what+"/"+name+"/"+word, func(t *testing.T) {
+					n := *n
+					n.T = t
+					n.forgetFlows()
+					try(&n, f, protocol)
+				})
+			}
+		}
+	}
+}
+
+func (n *node) forgetFlows() {
+	n.Helper()
+	var key bpfFlowKey
+	for n.Flows.NextKey(nil, &key) == nil {
+		if err := n.Flows.Delete(key); err != nil {
+			n.Fatal(err)
 		}
 	}
 }
 
 var forward = Path{Verdict: Forward}
 
-func TestForwardAndReply(t *testing.T) {
-	each(t, func(n *node, f family, protocol uint8) {
-		client, vip, backend := port(f.client, 40000), port(f.vip, 80), port(f.backend, 8080)
-		n.service(1, vip, protocol, forward, 0, backend)
-		in := n.from("pod", first(protocol, client, vip))
-		n.expect("first", n.run(n.PacketIn, "pod", in.frame(), 0), actionRedirect, bpfOutcomePACKET_BEGUN, in.to(client, backend))
-		n.expect("again", n.run(n.PacketIn, "pod", in.frame(), 0), actionRedirect, bpfOutcomePACKET_FORWARDED, in.to(client, backend))
-		back := n.from("pod", answer(in.to(client, backend)))
-		back.hops = 64
-		n.expect("reply", n.run(n.PacketIn, "pod", back.frame(), 0), actionRedirect, bpfOutcomePACKET_REPLIED, back.to(vip, client))
-		elsewhere := n.from("pod", first(protocol, client, port(f.vip, 81)))
-		n.expect("elsewhere", n.run(n.PacketIn, "pod", elsewhere.frame(), 0), actionGoesOn, bpfOutcomePACKET_PASSED, elsewhere)
-	})
+// flow is a Service's one, from its first packet on.
+type flow struct{ first, forwarded, reply, replied wire }
+
+// newFlow makes a Service of number 1, and the packets of a flow to it.
+func (n *node) newFlow(f family, protocol uint8) flow {
+	n.Helper()
+	client, vip, backend := port(f.client, 40000), port(f.vip, 80), port(f.backend, 8080)
+	n.service(1, vip, protocol, forward, 0, backend)
+	var w flow
+	w.first = n.from("pod", first(protocol, client, vip))
+	w.forwarded = w.first.to(client, backend)
+	w.reply = n.from("pod", answer(w.forwarded))
+	w.reply.hops = 64
+	w.replied = w.reply.to(vip, client)
+	return w
+}
+
+func tryForwardAndReply(n *node, f family, protocol uint8) {
+	w := n.newFlow(f, protocol)
+	for _, flags := range []uint32{0, checksumComplete} {
+		n.forgetFlows()
+		n.expect("first", n.run(n.PacketIn, "pod", w.first.frame(), flags), actionRedirect, bpfOutcomePACKET_BEGUN, w.forwarded)
+		n.expect("again", n.run(n.PacketIn, "pod", w.first.frame(), flags), actionRedirect, bpfOutcomePACKET_FORWARDED, w.forwarded)
+		n.expect("reply", n.run(n.PacketIn, "pod", w.reply.frame(), flags), actionRedirect, bpfOutcomePACKET_REPLIED, w.replied)
+	}
+	elsewhere := n.from("pod", first(protocol, w.first.src, port(f.vip, 81)))
+	n.expect("elsewhere", n.run(n.PacketIn, "pod", elsewhere.frame(), 0), actionGoesOn, bpfOutcomePACKET_PASSED, elsewhere)
 }

@@ -39,7 +39,7 @@ static __always_inline bool turn_round(struct __sk_buff *skb, const struct packe
 			return false;
 		ip->payload_len = bpf_htons(p->l4 + l4_len - p->l3 - sizeof(*ip));
 		ip->hop_limit = ANSWER_HOPS;
-		return rewrite_v6(skb, p, &back, 0);
+		return write_v6(skb, p, &back, 0);
 	}
 	struct iphdr *ip = at(skb, p->l3, sizeof(*ip));
 	if (!ip)
@@ -54,7 +54,7 @@ static __always_inline bool turn_round(struct __sk_buff *skb, const struct packe
 	ip->tot_len = total;
 	ip->id = 0;
 	ip->frag_off = bpf_htons(IP_DONT);
-	return rewrite_v4(skb, p, &back, 0, 0);
+	return write_v4(skb, p, &back, 0, 0);
 }
 
 // The pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1) of a packet with

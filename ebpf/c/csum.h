@@ -55,16 +55,10 @@ static __always_inline __u16 half(__u16 sum)
 // ports changed by so much. The helper knows, other than we, whether the checksum
 // is already there or for the device to make (CHECKSUM_PARTIAL): then the field
 // has the sum of the pseudo header alone, which has the addresses, not the ports.
-static __always_inline bool fix_transport(struct __sk_buff *skb, __u32 offset, bool v6, bool udp, __u64 addrs, __u64 ports)
+static __always_inline bool fix_transport(struct __sk_buff *skb, __u32 offset, bool udp, __u64 addrs, __u64 ports)
 {
 	__u64 zero = udp ? BPF_F_MARK_MANGLED_0 : 0;
-	__u32 change = fold32(addrs);
-	if (bpf_l4_csum_replace(skb, offset, 0, change, BPF_F_PSEUDO_HDR | zero))
+	if (bpf_l4_csum_replace(skb, offset, 0, fold32(addrs), BPF_F_PSEUDO_HDR | zero))
 		return false;
-	// Where the device summed the whole packet (CHECKSUM_COMPLETE) the helper
-	// takes the change of the checksum off, as is right with IPv4, whose header
-	// sums up to the same for ever. That of IPv6 does not, and outweighs it.
-	if (v6)
-		bpf_csum_update(skb, change);
 	return !ports || !bpf_l4_csum_replace(skb, offset, 0, fold32(ports), zero);
 }

@@ -42,7 +42,9 @@ __noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p, cons
 	const struct tuple *had = &p->key.tuple, *quotes = &quoted->key.tuple;
 	__u64 outside = replace_addr(replace_addr(0, &had->src.addr, &outer.src.addr), &had->dst.addr, &outer.dst.addr);
 	__u64 inside = replace_addr(replace_addr(0, &quotes->src.addr, &inner.src.addr), &quotes->dst.addr, &inner.dst.addr);
-	if (!rewrite_ip(skb, p, &outer, outside, hops) || !rewrite_ip(skb, quoted, &inner, inside, 0))
+	if (!rewrite_ip(skb, p, &outer, outside, hops))
+		return false;
+	if (!(p->v6 ? write_v6(skb, quoted, &inner, 0) : write_v4(skb, quoted, &inner, inside, 0)))
 		return false;
 	__u32 *ports = at(skb, quoted->l4, sizeof(*ports));
 	if (!ports)
@@ -55,5 +57,5 @@ __noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p, cons
 	__u32 checksum = p->l4 + offsetof(struct icmp_header, checksum);
 	if (bpf_l4_csum_replace(skb, checksum, 0, fold32(change), 0))
 		return false;
-	return !p->v6 || fix_transport(skb, checksum, true, false, outside, 0);
+	return !p->v6 || fix_transport(skb, checksum, false, outside, 0);
 }

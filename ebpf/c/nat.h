@@ -80,8 +80,9 @@ __noinline int claim(const struct flow_key *key, struct flow *f, bool change_por
 	return PACKET_NO_PORT;
 }
 
-// rewrite_v4 gives the IP header its new addresses and takes hops off.
-static __always_inline bool rewrite_v4(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, __u64 addrs, __u8 hops)
+// write_v4 gives the IP header its new addresses and takes hops off. Its sum stays
+// as it was.
+static __always_inline bool write_v4(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, __u64 addrs, __u8 hops)
 {
 	struct iphdr *ip = at(skb, p->l3, sizeof(*ip));
 	if (!ip)
@@ -96,7 +97,7 @@ static __always_inline bool rewrite_v4(struct __sk_buff *skb, const struct packe
 	return true;
 }
 
-static __always_inline bool rewrite_v6(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, __u8 hops)
+static __always_inline bool write_v6(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, __u8 hops)
 {
 	struct ipv6hdr *ip = at(skb, p->l3, sizeof(*ip));
 	if (!ip)
@@ -107,9 +108,16 @@ static __always_inline bool rewrite_v6(struct __sk_buff *skb, const struct packe
 	return true;
 }
 
+// rewrite_ip rewrites the IP header, and what a device may have found the packet to
+// sum up to (CHECKSUM_COMPLETE).
 static __always_inline bool rewrite_ip(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, __u64 addrs, __u8 hops)
 {
-	return p->v6 ? rewrite_v6(skb, p, to, hops) : rewrite_v4(skb, p, to, addrs, hops);
+	if (!p->v6)
+		return write_v4(skb, p, to, addrs, hops);
+	if (!write_v6(skb, p, to, hops))
+		return false;
+	bpf_csum_update(skb, fold32(replace(addrs, bpf_htons(p->ttl), bpf_htons(p->ttl - hops))));
+	return true;
 }
 
 static __always_inline __u32 ports_of(const struct tuple *t)
@@ -124,9 +132,14 @@ static __always_inline bool rewrite_sctp(struct __sk_buff *skb, const struct pac
 	struct sctphdr *sctp = at(skb, p->l4, sizeof(*sctp));
 	if (!sctp)
 		return false;
-	if (sctp->checksum)
-		sctp->checksum ^= crc_change(from ^ to, p->l4_len);
+	__u64 change = replace(0, from, to);
 	*(__u32 *)sctp = to;
+	if (sctp->checksum) {
+		__le32 had = sctp->checksum;
+		sctp->checksum = had ^ crc_change(from ^ to, p->l4_len);
+		change = replace(change, had, sctp->checksum);
+	}
+	bpf_csum_update(skb, fold32(change));
 	return true;
 }
 
@@ -149,5 +162,5 @@ __noinline int rewrite(struct __sk_buff *skb, const struct packet *p, const stru
 	*ports = gets;
 	bool udp = p->key.protocol == IPPROTO_UDP;
 	__u32 offset = p->l4 + (udp ? 6 : 16);
-	return fix_transport(skb, offset, p->v6, udp, addrs, had == gets ? 0 : replace(0, had, gets));
+	return fix_transport(skb, offset, udp, addrs, had == gets ? 0 : replace(0, had, gets));
 }
