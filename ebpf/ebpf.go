@@ -120,7 +120,7 @@ func (d *DataPath) load() error {
 	if err := d.SctpShifts.Put(uint32(0), shifts()); err != nil {
 		return fmt.Errorf("write to %s: %w", d.SctpShifts, err)
 	}
-	d.links, err = openLinks(&d.programs, d.MasqueradeAddrs, d.pin(packetPins))
+	d.links, err = openLinks(&d.programs, &d.Maps, d.pin(packetPins))
 	return err
 }
 
@@ -170,6 +170,12 @@ func (d *DataPath) dropTable() {
 		}
 		d.fresh[name] = true
 	}
+}
+
+// SetPodLinks says by which links packets of pods come in, now and from now on: by
+// those whose name, or that of the bridge that they are a port of, is a pod's.
+func (d *DataPath) SetPodLinks(isPod func(name string) bool) error {
+	return d.links.setPodLinks(isPod)
 }
 
 // Publish makes the kernel run the programs on the maps as they are now. It may

@@ -26,19 +26,21 @@ const packetPins = "packet"
 type links struct {
 	programs *bpfPrograms
 	addrs    *ebpf.Map // masquerade_addrs
+	podLinks *ebpf.Map
 	dir      string    // of the pins: INDEX-in, INDEX-out
 	ns       netns.NsHandle
 	kernel   *netlink.Handle
 
 	mu     sync.Mutex // guards all below
 	roles  map[int]role
+	isPod  func(name string) bool // nil: no link
 	clsact bool              // the kernel has no tcx
 	news   *nl.NetlinkSocket // nil: nobody listens
 	ended  chan struct{}     // closed when nobody listens any more
 }
 
 // openLinks is for the network namespace of the calling thread.
-func openLinks(programs *bpfPrograms, addrs *ebpf.Map, dir string) (*links, error) {
+func openLinks(programs *bpfPrograms, maps *bpfMaps, dir string) (*links, error) {
 	ns, err := netns.Get()
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
@@ -48,7 +50,7 @@ func openLinks(programs *bpfPrograms, addrs *ebpf.Map, dir string) (*links, erro
 		_ = ns.Close()
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return &links{programs: programs, addrs: addrs, dir: dir, ns: ns, kernel: kernel}, nil
+	return &links{programs: programs, addrs: maps.MasqueradeAddrs, podLinks: maps.PodLinks, dir: dir, ns: ns, kernel: kernel}, nil
 }
 
 func (s *links) close() error {
@@ -61,6 +63,47 @@ func (s *links) close() error {
 	}
 	s.kernel.Close()
 	return s.ns.Close()
+}
+
+// setPodLinks says by which links, given by their names, packets of pods come in.
+func (s *links) setPodLinks(isPod func(name string) bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.isPod = isPod
+	all, err := s.kernel.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	return s.markAll(all)
+}
+
+func (s *links) markAll(all []netlink.Link) error {
+	names := map[int]string{}
+	for _, l := range all {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	var errs []error
+	for _, l := range all {
+		errs = append(errs, s.mark(l, names[l.Attrs().MasterIndex]))
+	}
+	return errors.Join(errs...)
+}
+
+// mark notes whether a link is a pod's: by its own name, or by that of the link that
+// it is a member of.
+func (s *links) mark(l netlink.Link, master string) error {
+	index := uint32(l.Attrs().Index)
+	if s.isPod != nil && (s.isPod(l.Attrs().Name) || (master != "" && s.isPod(master))) {
+		return s.podLinks.Put(index, uint32(1))
+	}
+	return s.unmark(index)
+}
+
+func (s *links) unmark(index uint32) error {
+	if err := s.podLinks.Delete(index); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	return nil
 }
 
 // attach puts the programs on all links, in place of those of an earlier process,
@@ -146,15 +189,18 @@ func (s *links) changed(header *unix.NlMsghdr, data []byte) error {
 	}
 	if header.Type == unix.RTM_DELLINK {
 		delete(s.roles, l.Attrs().Index)
-		return s.forget()
+		return errors.Join(s.unmark(uint32(l.Attrs().Index)), s.forget())
 	}
-	master := ""
+	master, masterName := "", ""
 	if index := l.Attrs().MasterIndex; index != 0 {
 		m, err := s.kernel.LinkByIndex(index)
 		if err != nil {
 			return ignoreGone(err)
 		}
-		master = m.Type()
+		master, masterName = m.Type(), m.Attrs().Name
+	}
+	if err := s.mark(l, masterName); err != nil {
+		return err
 	}
 	r := roleOf(l, master)
 	if had, ok := s.roles[l.Attrs().Index]; ok && had == r {
@@ -180,6 +226,9 @@ func (s *links) attachAll() error {
 	types := map[int]string{}
 	for _, l := range all {
 		types[l.Attrs().Index] = l.Type()
+	}
+	if err := s.markAll(all); err != nil {
+		return err
 	}
 	s.roles = map[int]role{}
 	for _, l := range all {

@@ -302,6 +302,7 @@ const (
 	bpfMapOutcomes          = "outcomes"
 	bpfMapPeers             = "peers"
 	bpfMapPodCidrs          = "pod_cidrs"
+	bpfMapPodLinks          = "pod_links"
 	bpfMapPools             = "pools"
 	bpfMapReplies           = "replies"
 	bpfMapSctpShifts        = "sctp_shifts"
@@ -402,6 +403,7 @@ type bpfMapSpecs struct {
 	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
 	Peers           *ebpf.MapSpec `ebpf:"peers"`
 	PodCidrs        *ebpf.MapSpec `ebpf:"pod_cidrs"`
+	PodLinks        *ebpf.MapSpec `ebpf:"pod_links"`
 	Pools           *ebpf.MapSpec `ebpf:"pools"`
 	Replies         *ebpf.MapSpec `ebpf:"replies"`
 	SctpShifts      *ebpf.MapSpec `ebpf:"sctp_shifts"`
@@ -452,6 +454,7 @@ type bpfMaps struct {
 	Outcomes        *ebpf.Map `ebpf:"outcomes"`
 	Peers           *ebpf.Map `ebpf:"peers"`
 	PodCidrs        *ebpf.Map `ebpf:"pod_cidrs"`
+	PodLinks        *ebpf.Map `ebpf:"pod_links"`
 	Pools           *ebpf.Map `ebpf:"pools"`
 	Replies         *ebpf.Map `ebpf:"replies"`
 	SctpShifts      *ebpf.Map `ebpf:"sctp_shifts"`
@@ -475,6 +478,7 @@ func (m *bpfMaps) Close() error {
 		m.Outcomes,
 		m.Peers,
 		m.PodCidrs,
+		m.PodLinks,
 		m.Pools,
 		m.Replies,
 		m.SctpShifts,

@@ -34,6 +34,9 @@ TABLE_MAP(node_addrs, struct addr, struct node_addr, 1024);
 PREFIX_MAP(sources, struct source_key, __u32, 65536);
 PREFIX_MAP(pod_cidrs, struct prefix_key, __u32, 1024);
 
+// Index of a link by which packets of pods come in, where pods are known by that.
+TABLE_MAP(pod_links, __u32, __u32, 16384);
+
 // By the pool's number.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

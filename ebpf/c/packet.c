@@ -57,7 +57,9 @@ static __always_inline enum class class_of(const struct packet *p)
 	struct prefix_key key = {.prefixlen = 128, .addr = *sender};
 	if (p->own || bpf_map_lookup_elem(&node_addrs, sender))
 		return CLASS_NODE;
-	return bpf_map_lookup_elem(&pod_cidrs, &key) ? CLASS_POD : CLASS_OUTSIDE;
+	if (bpf_map_lookup_elem(&pod_cidrs, &key) || bpf_map_lookup_elem(&pod_links, &p->link))
+		return CLASS_POD;
+	return CLASS_OUTSIDE;
 }
 
 // decide looks whether a packet is for a Service, and where its flow is to go.
@@ -153,7 +155,7 @@ __noinline int carry_error(struct __sk_buff *skb, struct packet *p)
 // handle is the story of a packet.
 __noinline int handle(struct __sk_buff *skb, __u32 l2, bool own)
 {
-	struct packet p = {.l2 = l2, .own = own};
+	struct packet p = {.l2 = l2, .own = own, .link = skb->ifindex};
 	switch (parse(skb, &p)) {
 	case PARSED_OTHER:
 		return ends(PACKET_PASSED, GOES_ON);

@@ -70,6 +70,7 @@ enum fragment {
 struct packet {
 	struct flow_key key;
 	__u32 id; // of the fragments of one packet
+	__u32 link; // by which it comes in or goes out
 	__u16 l3; // where the IP header starts
 	__u16 l4; // where the transport header starts
 	__u16 l4_len;

@@ -16,8 +16,7 @@ func TestMain(m *testing.M) { bpffs.Main(m) }
 func TestBehaviour(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "bpf")
 	proxytest.Run(t, proxytest.Subject{
-		Sockets:     true,
-		SocketsOnly: true,
+		Sockets: true,
 		Start: func(_ context.Context, cgroup string) (proxy.Backend, error) {
 			b, err := bpf.New(bpf.Config{Root: root, CgroupRoot: cgroup})
 			if err == nil {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/fairlead/fairlead/ebpf"
 	"github.com/fairlead/fairlead/proxy/service"
@@ -62,8 +63,8 @@ func (b *Backend) String() string { return b.path.String() }
 // Sync before. After an error of the kernel the next Sync reads back what the maps
 // hold and mends what differs, whatever its change says; so does the first one.
 //
-// The error has a *FullError for each object that does not fit, which alone is left
-// out.
+// Services that do not fit into the maps are left out, alone, and named by a
+// *service.RefusedError.
 func (b *Backend) Sync(_ context.Context, t *service.Table, change service.Change) error {
 	b.written = 0
 	if b.have == nil {
@@ -73,6 +74,13 @@ func (b *Backend) Sync(_ context.Context, t *service.Table, change service.Chang
 		change = b.have.everything(t)
 	} else if b.left {
 		change = b.have.everything(t)
+	}
+	if change.Node {
+		pods := service.Table{PodInterfaces: slices.Clone(t.PodInterfaces)}
+		if err := b.path.SetPodLinks(pods.PodInterface); err != nil {
+			b.have = nil
+			return fmt.Errorf("find the interfaces of pods: %w", err)
+		}
 	}
 	p := b.have.update(t, change)
 	if err := b.apply(p); err != nil {

@@ -1,7 +1,6 @@
 package bpf
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -123,19 +122,24 @@ type plan struct {
 	nodeAddrs rows[ebpf.Addr, ebpf.NodeAddr]
 	frontends rows[ebpf.FrontendKey, ebpf.Frontend]
 
-	// left are the pools and frontends that do not fit.
-	left []error
+	// left are the Services that do not fit, and why.
+	left map[service.Name]error
 	// leaving: sockets may be connected to a backend that they must leave.
 	leaving bool
 }
 
-// err says what does not fit.
-func (p *plan) err() error { return errors.Join(p.left...) }
+// err says what does not fit, by a *service.RefusedError.
+func (p *plan) err() error {
+	if len(p.left) == 0 {
+		return nil
+	}
+	return &service.RefusedError{Services: p.left}
+}
 
 // update plans what a change needs and notes it as done. Pools that are gone are
 // dropped last: until then frontends may name them.
 func (s *state) update(t *service.Table, change service.Change) *plan {
-	p := &plan{}
+	p := &plan{left: map[service.Name]error{}}
 	for _, n := range []*numbers{&s.poolNumbers, &s.originNumbers, &s.frontendNumbers} {
 		n.settle()
 	}
@@ -193,10 +197,10 @@ type need struct {
 }
 
 // reserve takes what an object needs, or says what does not fit and takes nothing.
-func (s *state) reserve(object string, needs ...need) error {
+func (s *state) reserve(needs ...need) error {
 	for _, n := range needs {
 		if s.free[n.name] < n.rows {
-			return &FullError{Object: object, Map: n.name, Size: s.size[n.name]}
+			return fmt.Errorf("map %s is full with %d rows (see --map-size)", n.name, s.size[n.name])
 		}
 	}
 	for _, n := range needs {
@@ -225,8 +229,8 @@ func (s *state) setPool(p *plan, id service.PoolID, want service.Pool) {
 	if !known {
 		needs = append(needs, need{ebpf.MapPools, 1})
 	}
-	if err := s.reserve("pool "+id.String(), needs...); err != nil {
-		p.left = append(p.left, err)
+	if err := s.reserve(needs...); err != nil {
+		p.left[id.Service] = err
 		if !known {
 			s.poolNumbers.giveBack(old.number)
 		}
@@ -315,8 +319,8 @@ func (s *state) setFrontend(p *plan, key service.Key, f service.Frontend, podsKn
 	if !has(s.origins, now.origin) {
 		needs = append(needs, need{ebpf.MapOrigins, 1})
 	}
-	if err := s.reserve(fmt.Sprintf("%s of %s", key, f.Origin), needs...); err != nil {
-		p.left = append(p.left, err)
+	if err := s.reserve(needs...); err != nil {
+		p.left[f.Origin.Service] = err
 		return
 	}
 	s.setSources(p, old, &now, f.Sources)

@@ -2,7 +2,6 @@ package bpf
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -207,15 +206,4 @@ func podRows(t *service.Table) map[ebpf.PrefixKey]uint32 {
 		rows[prefixRow(p)] = 1
 	}
 	return rows
-}
-
-// FullError says that an object does not fit into a map. It alone is left out.
-type FullError struct {
-	Object string // a Service port, a pool
-	Map    string
-	Size   int // rows
-}
-
-func (e *FullError) Error() string {
-	return fmt.Sprintf("%s is left out: map %s is full with %d rows (see --map-size)", e.Object, e.Map, e.Size)
 }

@@ -274,10 +274,15 @@ func (t *Table) Class(src netip.Addr, in string) Class {
 	case src.IsLoopback() || slices.Contains(t.NodeAddrs, src):
 		return FromNode
 	case slices.ContainsFunc(t.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(src) }),
-		in != "" && slices.ContainsFunc(t.PodInterfaces, func(pattern string) bool { return matches(pattern, in) }):
+		in != "" && t.PodInterface(in):
 		return FromPod
 	}
 	return FromOutside
+}
+
+// PodInterface says whether packets that come in by an interface are pods'.
+func (t *Table) PodInterface(name string) bool {
+	return slices.ContainsFunc(t.PodInterfaces, func(pattern string) bool { return matches(pattern, name) })
 }
 
 // matches says whether a pattern of PodInterfaces means an interface.
