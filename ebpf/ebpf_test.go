@@ -14,7 +14,7 @@ func TestMain(m *testing.M) { bpffs.Main(m) }
 func TestLoad(t *testing.T) {
 	cg := "/sys/fs/cgroup/unified/fl-sock-test"
 	_ = os.Mkdir(cg, 0o755)
-	defer os.Remove(cg)
+	defer func() { _ = os.Remove(cg) }()
 	root := filepath.Join(t.TempDir(), "bpf")
 	var d *DataPath
 	err := netns.NewT(t).Do(func() (err error) {

@@ -27,16 +27,16 @@ type links struct {
 	programs *bpfPrograms
 	addrs    *ebpf.Map // masquerade_addrs
 	podLinks *ebpf.Map
-	dir      string    // of the pins: INDEX-in, INDEX-out
+	dir      string // of the pins: INDEX-in, INDEX-out
 	ns       netns.NsHandle
 	kernel   *netlink.Handle
 
 	mu     sync.Mutex // guards all below
 	roles  map[int]role
 	isPod  func(name string) bool // nil: no link
-	clsact bool              // the kernel has no tcx
-	news   *nl.NetlinkSocket // nil: nobody listens
-	ended  chan struct{}     // closed when nobody listens any more
+	clsact bool                   // the kernel has no tcx
+	news   *nl.NetlinkSocket      // nil: nobody listens
+	ended  chan struct{}          // closed when nobody listens any more
 }
 
 // openLinks is for the network namespace of the calling thread.

@@ -1,6 +1,6 @@
 package ebpf
 
-// The rows of the maps, as c/types.h describes them. Ports, and the words of
+// Addr and the others are the rows of the maps, as c/types.h describes them. Ports, and the words of
 // addresses, are in network byte order.
 type (
 	Addr        = bpfAddr

@@ -37,7 +37,7 @@ func MapNames() []string {
 // goroutine.
 type Backend struct {
 	path      *ebpf.DataPath
-	root      string
+	config    Config
 	have      *state // nil: unknown, the maps must be read
 	left      bool   // something did not fit: it is tried again at each Sync
 	published bool
@@ -53,7 +53,7 @@ func New(config Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{path: path, root: config.Root, stale: true}, nil
+	return &Backend{path: path, config: config, stale: true}, nil
 }
 
 // String says what is in use, for logs.
@@ -168,7 +168,7 @@ func (b *Backend) Intact() (bool, error) {
 // Cleanup removes everything that is the backend's from the kernel. The backend is
 // of no use afterwards.
 func (b *Backend) Cleanup(context.Context) error {
-	return errors.Join(b.path.Close(), ebpf.Remove(b.root))
+	return errors.Join(b.path.Close(), ebpf.Remove(b.config.Root))
 }
 
 // Close ends the use of the maps. What is programmed stays.

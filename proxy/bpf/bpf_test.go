@@ -1,0 +1,189 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"testing"
+
+	"github.com/fairlead/fairlead/e2e/cgroup"
+	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// start makes a backend in a namespace and a cgroup of its own, which go with the
+// test.
+func start(t testing.TB, config Config) *Backend {
+	t.Helper()
+	return startIn(t, netns.NewT(t), config)
+}
+
+func startIn(t testing.TB, ns *netns.NS, config Config) *Backend {
+	t.Helper()
+	if config.Root == "" {
+		config.Root, config.CgroupRoot = filepath.Join(t.TempDir(), "bpf"), cgroup.NewT(t).Path
+	}
+	var b *Backend
+	err := ns.Do(func() (err error) {
+		b, err = New(config)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = b.Close() // again, where the test has
+		if err := ns.Do(func() error { return Remove(config.Root) }); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// cluster is n Services of one port, each with so many endpoints, over TCP but for
+// every tenth.
+func cluster(n, endpoints int) *service.Resolver {
+	r := service.NewResolver(service.Config{NodeName: "n1"})
+	u := service.Update{Services: map[service.Name]*service.Service{}, Slices: map[service.Name]*service.Slice{}}
+	for i := range n {
+		name := service.Name{Namespace: "default", Name: fmt.Sprintf("s%d", i)}
+		port := service.Port{Protocol: service.TCP, Number: 80}
+		if i%10 == 9 {
+			port.Protocol = service.UDP
+		}
+		u.Services[name] = &service.Service{
+			Name: name, ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})},
+			Ports: []service.ServicePort{{Port: port}},
+		}
+		u.Slices[name] = slice(name, port, i, endpoints)
+	}
+	u.Nodes = map[string]*service.Node{"n1": {
+		Name: "n1", Addresses: []netip.Addr{netip.MustParseAddr("192.168.50.1")},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+	}}
+	r.Apply(u)
+	return r
+}
+
+func slice(name service.Name, port service.Port, i, endpoints int) *service.Slice {
+	s := &service.Slice{Name: name, Service: name.Name, Ports: []service.Port{{Protocol: port.Protocol, Number: 8080}}}
+	for e := range endpoints {
+		addr := netip.AddrFrom4([4]byte{10, 128 + byte(e), byte(i >> 8), byte(i)})
+		s.Endpoints = append(s.Endpoints, service.Endpoint{Addr: addr, Ready: true, Serving: true})
+	}
+	return s
+}
+
+// sync is the first Sync of a Table, or a later one of what changed in it.
+func sync(t testing.TB, b *Backend, r *service.Resolver, change service.Change) {
+	t.Helper()
+	if err := b.Sync(t.Context(), r.Table(), change); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// resize gives a Service another number of endpoints.
+func resize(r *service.Resolver, i, endpoints int) service.Change {
+	name := service.Name{Namespace: "default", Name: fmt.Sprintf("s%d", i)}
+	return r.Apply(service.Update{Slices: map[service.Name]*service.Slice{
+		name: slice(name, service.Port{Protocol: service.TCP}, i, endpoints),
+	}})
+}
+
+func TestRestart(t *testing.T) {
+	r := cluster(300, 3)
+	node := netns.NewT(t)
+	first := startIn(t, node, Config{})
+	sync(t, first, r, service.Change{})
+	sync(t, first, r, resize(r, 7, 2))
+	wrote := first.written
+	if wrote != 2+1+3 { // two rows of backends, the pool's, three of those before
+		t.Errorf("one endpoint less: %d rows written", wrote)
+	}
+	config := first.config
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	second := startIn(t, node, config)
+	sync(t, second, r, service.Change{})
+	if second.written != 0 {
+		t.Errorf("a new process on maps that are right wrote %d rows", second.written)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// What changed while there was no process.
+	resize(r, 7, 4)
+	r.Apply(service.Update{Services: map[service.Name]*service.Service{{Namespace: "default", Name: "s8"}: nil}})
+	third := startIn(t, node, config)
+	sync(t, third, r, service.Change{})
+	if got, want := third.rows(t), fresh(t, r).rows(t); got != want {
+		t.Errorf("after what changed meanwhile: rows %v, want %v", got, want)
+	}
+	if err := third.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// Another size: the maps are made anew, and hold the same.
+	config.Sizes = map[string]uint32{"backends": 5000}
+	fourth := startIn(t, node, config)
+	sync(t, fourth, r, service.Change{})
+	if got, want := fourth.rows(t), fresh(t, r).rows(t); got != want {
+		t.Errorf("in maps of another size: rows %v, want %v", got, want)
+	}
+	if err := fourth.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fifth := startIn(t, node, config)
+	sync(t, fifth, r, service.Change{})
+	if fifth.written != 0 {
+		t.Errorf("in maps of another size: %d rows written again", fifth.written)
+	}
+	if err := fifth.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fresh(t *testing.T, r *service.Resolver) *Backend {
+	t.Helper()
+	b := start(t, Config{})
+	sync(t, b, r, service.Change{})
+	return b
+}
+
+// rowCounts is how many rows there are.
+type rowCounts struct{ frontends, pools, backends, members, origins int }
+
+func (b *Backend) rows(t *testing.T) rowCounts {
+	t.Helper()
+	d, err := read(&b.path.Maps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rowCounts{len(d.frontends), len(d.pools), len(d.backends), len(d.members), len(d.origins)}
+}
+
+// TestFull has a map that is too small for one Service: it alone is refused, and
+// served as soon as there is room.
+func TestFull(t *testing.T) {
+	r := cluster(20, 3)
+	small := Config{Root: filepath.Join(t.TempDir(), "bpf"), CgroupRoot: cgroup.NewT(t).Path, Sizes: map[string]uint32{"backends": 59}}
+	b := start(t, small)
+	var refused *service.RefusedError
+	err := b.Sync(t.Context(), r.Table(), service.Change{})
+	if !errors.As(err, &refused) || len(refused.Services) != 1 {
+		t.Fatalf("got %v, want one Service refused", err)
+	}
+	t.Log(err)
+	var names []service.Name
+	for name := range refused.Services {
+		names = append(names, name)
+	}
+	sync(t, b, r, r.Quarantine(names...))
+	if got := b.rows(t); got.frontends != 19 || got.backends != 57 {
+		t.Errorf("rows %+v, want those of 19 Services", got)
+	}
+}
