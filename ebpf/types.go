@@ -1,24 +1,41 @@
 package ebpf
 
-// Addr and the others are the rows of the maps, as c/types.h describes them. Ports, and the words of
-// addresses, are in network byte order.
+// What the maps hold, as c/types.h describes it. Ports, and the words of addresses,
+// are in network byte order.
+
 type (
-	Addr        = bpfAddr
-	Endpoint    = bpfEndpoint
+	// Addr is an address: IPv6, or IPv4-mapped IPv6.
+	Addr = bpfAddr
+	// Endpoint is an address and a port.
+	Endpoint = bpfEndpoint
+	// FrontendKey is a destination.
 	FrontendKey = bpfFrontendKey
-	Frontend    = bpfFrontend
-	Path        = bpfPath
-	Origin      = bpfOrigin
-	SourceKey   = bpfSourceKey
-	Pool        = bpfPool
-	Generation  = bpfGeneration
-	Turn        = bpfTurn
-	BackendKey  = bpfBackendKey
-	Backend     = bpfBackend
-	MemberKey   = bpfMemberKey
-	NodeAddr    = bpfNodeAddr
-	PrefixKey   = bpfPrefixKey
-	Peer        = bpfPeer
+	// Frontend is what becomes of flows to it.
+	Frontend = bpfFrontend
+	// Path is what becomes of those of one class of senders.
+	Path = bpfPath
+	// Origin is the name of a Service port.
+	Origin = bpfOrigin
+	// SourceKey is who may use a frontend.
+	SourceKey = bpfSourceKey
+	// Pool is the backends of one moment, and how they take turns.
+	Pool = bpfPool
+	// Generation is which rows of backends those are.
+	Generation = bpfGeneration
+	// Turn is how many flows a pool has led.
+	Turn = bpfTurn
+	// BackendKey is a place in the order of backends.
+	BackendKey = bpfBackendKey
+	// Backend is who is there.
+	Backend = bpfBackend
+	// MemberKey is a backend of a pool, by who it is.
+	MemberKey = bpfMemberKey
+	// NodeAddr is what an address of the node is for.
+	NodeAddr = bpfNodeAddr
+	// PrefixKey is a range of addresses.
+	PrefixKey = bpfPrefixKey
+	// Peer is what a socket is connected to.
+	Peer = bpfPeer
 )
 
 // Classes of senders: indexes of Frontend.Paths.
