@@ -424,12 +424,12 @@ func tryOver(n *node, f family, protocol uint8) {
 	n.expect("anew", n.run(n.PacketIn, "pod", w.first.frame(), 0), actionRedirect, bpfOutcomePACKET_BEGUN, w.forwarded)
 
 	other := port(f.other, 8080)
-	n.put(n.Members, MemberKey{Generation: 3, Backend: endpointOf(w.forwarded.dst)}, MemberServes)
-	n.put(n.Members, MemberKey{Generation: 3, Backend: endpointOf(other)}, MemberServes|MemberTurns)
-	n.put(n.Backends, BackendKey{Generation: 3}, Backend{Generation: 3, Addr: addrRow(f.other), Port: portOf(8080)})
-	n.put(n.Pools, uint32(1), Pool{Now: Generation{Id: 3, Count: 1}, Flags: PoolMembers})
+	n.put(n.Members, MemberKey{Generation: f.pool(1)*2 + 1, Backend: endpointOf(w.forwarded.dst)}, MemberServes)
+	n.put(n.Members, MemberKey{Generation: f.pool(1)*2 + 1, Backend: endpointOf(other)}, MemberServes|MemberTurns)
+	n.put(n.Backends, BackendKey{Generation: f.pool(1)*2 + 1}, Backend{Generation: f.pool(1)*2 + 1, Addr: addrRow(f.other), Port: portOf(8080)})
+	n.put(n.Pools, f.pool(1), Pool{Now: Generation{Id: f.pool(1)*2 + 1, Count: 1}, Flags: PoolMembers})
 	n.expect("serves still", n.run(n.PacketIn, "pod", w.first.frame(), 0), actionRedirect, bpfOutcomePACKET_FORWARDED, w.forwarded)
-	if err := n.Members.Delete(MemberKey{Generation: 3, Backend: endpointOf(w.forwarded.dst)}); err != nil {
+	if err := n.Members.Delete(MemberKey{Generation: f.pool(1)*2 + 1, Backend: endpointOf(w.forwarded.dst)}); err != nil {
 		n.Fatal(err)
 	}
 	n.expect("serves no more", n.run(n.PacketIn, "pod", w.first.frame(), 0), actionRedirect, bpfOutcomePACKET_BEGUN, w.first.to(w.first.src, other))

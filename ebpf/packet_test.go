@@ -21,18 +21,18 @@ import (
 //	pod   10.244.1.0/24  fd00:10:244:1::/64
 //	wan   192.168.50.1   fd00:50::1          default via .254, ::fe
 type node struct {
-	*testing.T
+	testing.TB
 	ns    *netns.NS
 	links map[string]*net.Interface
 	bpfObjects
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
 	}
-	n := &node{T: t, ns: netns.NewT(t), links: map[string]*net.Interface{}}
+	n := &node{TB: t, ns: netns.NewT(t), links: map[string]*net.Interface{}}
 	n.ns.RunT(t, "sh", "-ec", `
 		ip link set lo up
 		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
@@ -296,7 +296,7 @@ func TestPacket(t *testing.T) {
 			for word, protocol := range protocols {
 				t.Run(what+"/"+name+"/"+word, func(t *testing.T) {
 					n := *n
-					n.T = t
+					n.TB = t
 					n.forgetFlows()
 					try(&n, f, protocol)
 				})
@@ -320,11 +320,19 @@ var forward = Path{Verdict: Forward}
 // flow is a Service's one, from its first packet on.
 type flow struct{ first, forwarded, reply, replied wire }
 
-// newFlow makes a Service of number 1, and the packets of a flow to it.
+// pool is a number that pools of both families can have.
+func (f family) pool(number uint32) uint32 {
+	if f.vip.Is6() {
+		return number + 100
+	}
+	return number
+}
+
+// newFlow makes a Service, whose pool is number 1, and the packets of a flow to it.
 func (n *node) newFlow(f family, protocol uint8) flow {
 	n.Helper()
 	client, vip, backend := port(f.client, 40000), port(f.vip, 80), port(f.backend, 8080)
-	n.service(1, vip, protocol, forward, 0, backend)
+	n.service(f.pool(1), vip, protocol, forward, 0, backend)
 	var w flow
 	w.first = n.from("pod", first(protocol, client, vip))
 	w.forwarded = w.first.to(client, backend)

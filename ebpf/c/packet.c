@@ -140,7 +140,7 @@ __noinline int carry_error(struct __sk_buff *skb, struct packet *p)
 		return NEVER;
 	struct packet quoted = {.l3 = p->l4 + sizeof(struct icmp_header)};
 	struct flow f = {};
-	if (!find_quoted(skb, &quoted, &f))
+	if (!find_quoted(skb, &quoted, &f) || quoted.l4 + QUOTED > p->l4 + p->l4_len)
 		return ends(PACKET_PASSED, GOES_ON);
 	struct way way = {};
 	int where = find_way(skb, p, &f.to.dst.addr, &way);

@@ -207,11 +207,12 @@ static __always_inline bool has_ports(__u32 protocol)
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
-// parse_ports reads what all three transport protocols start with. Eight bytes of
-// them are in every ICMP error (RFC 792).
+#define QUOTED 8 // bytes of a transport header that are in every ICMP error (RFC 792)
+
+// parse_ports reads what all three transport protocols start with.
 static __always_inline bool parse_ports(const struct __sk_buff *skb, struct packet *p)
 {
-	const __be16 *ports = at(skb, p->l4, 8);
+	const __be16 *ports = at(skb, p->l4, QUOTED);
 	if (!ports)
 		return false;
 	p->key.tuple.src.port = ports[0];
