@@ -169,7 +169,8 @@ func dissect(frame []byte) dissected {
 	d := dissected{}
 	ip := frame[etherLen:]
 	var addrs []byte
-	later, total := false, len(ip)
+	var later bool
+	var total int
 	if ip[0]>>4 == 4 {
 		d.l4, d.protocol, addrs = int(ip[0]&15)*4, ip[9], ip[12:20]
 		d.head = uint32(checksum(0, ip[:max(d.l4, 20)])) % 0xffff

@@ -136,17 +136,12 @@ struct quote {
 	__u8 bytes[QUOTE];
 };
 
-// sum_quote sums up a part of the packet, the 16 bits at field, if that is not 0,
-// taken as zero.
-__noinline int sum_quote(struct __sk_buff *skb, __u32 offset, __u32 length, __u32 field)
+// sum_quote sums up a part of the packet.
+__noinline int sum_quote(struct __sk_buff *skb, __u32 offset, __u32 length)
 {
 	struct quote quote = {};
 	if (length < 8 || length > QUOTE || bpf_skb_load_bytes(skb, offset, &quote, length))
 		return -1;
-	if (field && field <= QUOTE - 2) {
-		quote.bytes[field] = 0;
-		quote.bytes[field + 1] = 0;
-	}
 	return fold16((__u32)bpf_csum_diff(NULL, 0, (__be32 *)&quote, sizeof(quote), 0));
 }
 
@@ -156,20 +151,21 @@ __noinline int sum_quote(struct __sk_buff *skb, __u32 offset, __u32 length, __u3
 // sum is r/2 with a device and without.
 static __always_inline int quote(struct __sk_buff *skb, const struct packet *p, __u32 length)
 {
-	__u32 field = p->key.protocol == IPPROTO_UDP ? 6 : p->key.protocol == IPPROTO_TCP ? 16 : 0;
 	if (bpf_skb_change_tail(skb, p->l4 + length, 0))
 		return -1;
-	int headers = sum_quote(skb, p->l3, p->l4 - p->l3, 0);
-	int rest = sum_quote(skb, p->l4, length, field);
+	int headers = sum_quote(skb, p->l3, p->l4 - p->l3);
+	int rest = sum_quote(skb, p->l4, length);
 	if (headers < 0 || rest < 0)
 		return -1;
+	__u32 field = p->key.protocol == IPPROTO_UDP ? 6 : p->key.protocol == IPPROTO_TCP ? 16 : 0;
 	if (!field)
 		return fold16((__u32)headers + (__u32)rest);
 	__u16 *check = at(skb, p->l4 + field, sizeof(*check));
 	if (!check)
 		return -1;
-	*check = ~half(rest);
-	return fold16((__u32)headers + half(rest));
+	__u16 r = half(fold16(replace(rest, *check, 0)));
+	*check = ~r;
+	return fold16((__u32)headers + r);
 }
 
 struct icmp4 {
