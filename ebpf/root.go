@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf/link"
@@ -81,6 +82,10 @@ func Remove(root string) error {
 			return err
 		}
 	}
+	others, err := os.ReadDir(root)
+	if err != nil || slices.ContainsFunc(others, isPinned) {
+		return err // somebody else has pinned something there too
+	}
 	mounted, err := mountinfo.Mounted(root)
 	if err != nil {
 		return err
@@ -92,6 +97,10 @@ func Remove(root string) error {
 	}
 	return os.Remove(root)
 }
+
+// isPinned says whether an entry of a bpf file system is somebody's: two are there
+// from the beginning (kernel/bpf/preload).
+func isPinned(e os.DirEntry) bool { return e.Name() != "maps.debug" && e.Name() != "progs.debug" }
 
 // detachAll takes the programs out of the way first: as long as a process holds a
 // link open the kernel keeps it, pinned or not.

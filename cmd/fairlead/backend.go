@@ -30,7 +30,7 @@ type backendFlags struct {
 func (f *backendFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.mode, "mode", "iptables", "how the kernel is programmed: iptables, ebpf, or auto for ebpf where the kernel can, else iptables")
-	flags.StringVar(&f.iptablesVariant, "iptables-variant", "", `which iptables to use: legacy, nft or "" for what the host calls iptables`)
+	flags.StringVar(&f.iptablesVariant, "iptables-variant", "", `which iptables to use: legacy, nft, auto for what the node's other programs use, or "" for what the host calls iptables`)
 	flags.Uint8Var(&f.masqueradeBit, "iptables-masquerade-bit", 14, "bit (0 to 31) of the packet mark that packets to be masqueraded have")
 	flags.StringVar(&f.bpf.Root, "bpf-root", bpf.DefaultRoot, "folder of a bpf file system in which programs and maps are pinned")
 	flags.StringVar(&f.bpf.CgroupRoot, "cgroup-root", "", "folder of cgroup v2 below which sockets are served (default: the root of all cgroups)")
@@ -45,9 +45,9 @@ func (f *backendFlags) check() error {
 		return usagef("--mode %q: allowed are iptables, ebpf and auto", f.mode)
 	}
 	switch f.iptablesVariant {
-	case "", "legacy", "nft":
+	case "", iptables.Legacy, iptables.NFT, autoVariant:
 	default:
-		return usagef("--iptables-variant %q: allowed are legacy and nft", f.iptablesVariant)
+		return usagef("--iptables-variant %q: allowed are legacy, nft and auto", f.iptablesVariant)
 	}
 	if f.masqueradeBit > 31 {
 		return usagef("--iptables-masquerade-bit %d: allowed are 0 to 31", f.masqueradeBit)
@@ -65,6 +65,9 @@ func (f *backendFlags) check() error {
 	}
 	return nil
 }
+
+// autoVariant is an --iptables-variant: for a proxy in an image, which brings both.
+const autoVariant = "auto"
 
 // maxMapSize is more rows than any cluster needs and less than the kernel's limits.
 const maxMapSize = 1 << 24
@@ -105,6 +108,12 @@ func (f *backendFlags) newBackend(node string, log *slog.Logger) (*backend, erro
 			return nil, fmt.Errorf("--mode ebpf: %w", err)
 		}
 		log.Warn("eBPF cannot be used here: iptables is", "error", err)
+	}
+	if f.iptablesVariant == autoVariant {
+		var err error
+		if f.iptablesVariant, err = iptables.HostVariant(context.Background()); err != nil {
+			return nil, err
+		}
 	}
 	b, err := f.newIptables(node)
 	if err != nil {

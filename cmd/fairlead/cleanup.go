@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead/fairlead/proxy/bpf"
+	"github.com/fairlead/fairlead/proxy/iptables"
 )
 
 func cleanupCommand(e env) *cobra.Command {
@@ -54,8 +55,8 @@ func cleanupProxy(ctx context.Context, f backendFlags) error {
 // could not look, with exec.ErrNotFound if there is no iptables.
 func (f backendFlags) cleanupIptables(ctx context.Context) error {
 	variants := []string{f.iptablesVariant}
-	if f.iptablesVariant == "" {
-		variants = []string{"", "legacy", "nft"}
+	if f.iptablesVariant == "" || f.iptablesVariant == autoVariant {
+		variants = []string{"", iptables.Legacy, iptables.NFT}
 	}
 	var missing []error
 	looked := false

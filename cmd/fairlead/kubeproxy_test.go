@@ -205,7 +205,7 @@ endpoints: [{addresses: [10.244.1.2]}]
 	ended := make(chan int, 1)
 	go func() {
 		_ = ns.Do(func() error {
-			ended <- run(ctx, []string{"proxy", "--config", config, "--manifests", manifests, "--cluster-cidr", "192.0.2.0/24", "--inspect-socket", ""}, e)
+			ended <- run(ctx, []string{"proxy", "--config", config, "--manifests", manifests, "--cluster-cidr", "192.0.2.0/24", "--inspect-socket", "", "--bpf-root", t.TempDir()}, e)
 			return nil
 		})
 	}()

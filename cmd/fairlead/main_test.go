@@ -40,7 +40,7 @@ func TestUsageErrors(t *testing.T) {
 		{"proxy --manifests /nonexistent", `--manifests: watch /nonexistent: no such file or directory`},
 		{"proxy --manifests " + file, `--manifests: watch ` + file + `: not a directory`},
 		{"proxy --manifests " + dir + " --mode ipvs", `--mode "ipvs": allowed are iptables, ebpf and auto`},
-		{"proxy --manifests " + dir + " --iptables-variant x", `--iptables-variant "x": allowed are legacy and nft`},
+		{"proxy --manifests " + dir + " --iptables-variant x", `--iptables-variant "x": allowed are legacy, nft and auto`},
 		{"proxy --manifests " + dir + " --iptables-masquerade-bit 32", `--iptables-masquerade-bit "32": must be 0 to 31`},
 		{"proxy --manifests " + dir + " --cluster-cidr 10.244.0.1/16", `--cluster-cidr "10.244.0.1/16": must be a range like 10.244.0.0/16 or fd00:10:244::/48`},
 		{"proxy --manifests " + dir + " --nodeport-addresses all,some,10.0.0.0/8", `--nodeport-addresses "some": must be a range like 10.244.0.0/16 or fd00:10:244::/48, or primary, localhost or all`},
@@ -99,7 +99,7 @@ spec:
 	in(t, ns, func() int {
 		e := testEnv(&out, &errs)
 		e.stderr = log
-		return run(ctx, []string{"proxy", "--manifests", dir}, e)
+		return run(ctx, []string{"proxy", "--manifests", dir, "--inspect-socket", "", "--bpf-root", dir}, e)
 	})
 	if !strings.Contains(errs.String(), "node=node-1") || !log.seen {
 		t.Errorf("log:\n%s", &errs)
@@ -107,7 +107,7 @@ spec:
 	if rules := ns.RunT(t, "iptables-save"); !strings.Contains(rules, `"default/web"`) {
 		t.Errorf("the rules should stay:\n%s", rules)
 	}
-	in(t, ns, func() int { return run(t.Context(), []string{"cleanup"}, testEnv(&out, &errs)) })
+	in(t, ns, func() int { return run(t.Context(), []string{"cleanup", "--bpf-root", dir}, testEnv(&out, &errs)) })
 	if rules := ns.RunT(t, "iptables-save"); strings.Contains(rules, "FAIRLEAD") {
 		t.Errorf("cleanup left:\n%s", rules)
 	}

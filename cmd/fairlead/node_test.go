@@ -202,7 +202,7 @@ func TestNodeAndCleanup(t *testing.T) {
 	}
 	for range 2 {
 		in(t, r.ns, func() int {
-			return run(t.Context(), []string{"cleanup", "--cni-conf-dir", r.conf}, testEnv(new(bytes.Buffer), new(bytes.Buffer)))
+			return run(t.Context(), []string{"cleanup", "--cni-conf-dir", r.conf, "--bpf-root", t.TempDir()}, testEnv(new(bytes.Buffer), new(bytes.Buffer)))
 		})
 	}
 	if routes := r.ns.RunT(t, "sh", "-c", "ip route; ip -6 route"); strings.Contains(routes, "proto 250") {

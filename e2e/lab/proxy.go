@@ -21,9 +21,11 @@ func (l *Lab) startProxies(source func(*Node) []string) error {
 
 func (n *Node) startProxy(opts Options, source []string) error {
 	args := append([]string{"proxy", "--mode", opts.Mode, "--node-name", n.Name,
-		"--inspect-socket", filepath.Join(n.dir.node(n.Name), "proxy.sock")}, source...)
+		"--inspect-socket", filepath.Join(n.dir.node(n.Name), "proxy.sock"),
+		// In every mode: in another than ebpf, what was left there is removed.
+		"--bpf-root", n.dir.bpf(n.Name)}, source...)
 	if n.cgroup != nil {
-		args = append(args, "--cgroup-root", n.cgroup.Path, "--bpf-root", n.dir.bpf(n.Name))
+		args = append(args, "--cgroup-root", n.cgroup.Path)
 	}
 	cmd := exec.Command(filepath.Join(opts.BinDir, proxyProgram), args...)
 	// Nodes share the file system but not their rules: one lock for all would

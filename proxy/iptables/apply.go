@@ -35,7 +35,7 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 	}
 	switch config.Variant {
 	case "":
-	case "legacy", "nft":
+	case Legacy, NFT:
 		name += "-" + config.Variant
 	default:
 		return nil, fmt.Errorf("iptables variant %q: allowed are legacy, nft and none for the host's own", config.Variant)
