@@ -142,10 +142,11 @@ __noinline int follow(const struct packet *p, struct flow *f)
 		f->ended_by = f->direction;
 	f->stage = stage;
 	f->seen = now;
-	struct flow_key other;
-	struct flow row;
+	// Before kernel 6.2 a map takes nothing but what is on the stack.
+	struct flow_key other = p->key;
+	struct flow row = *f;
+	bpf_map_update_elem(&flows, &other, &row, BPF_ANY);
 	other_row(&p->key, f, &other, &row);
-	bpf_map_update_elem(&flows, &p->key, f, BPF_ANY);
 	const struct flow *there = bpf_map_lookup_elem(&flows, &other);
 	if (!there || same_tuple(&there->to, &row.to))
 		bpf_map_update_elem(&flows, &other, &row, BPF_ANY);
@@ -187,7 +188,8 @@ __noinline int forget(const struct flow_key *key, const struct flow *f)
 	const struct flow *there = bpf_map_lookup_elem(&flows, &other);
 	if (there && same_tuple(&there->to, &row.to))
 		bpf_map_delete_elem(&flows, &other);
-	return bpf_map_delete_elem(&flows, key);
+	other = *key;
+	return bpf_map_delete_elem(&flows, &other);
 }
 
 // remember_ports keeps the ports of a first fragment for the later ones.

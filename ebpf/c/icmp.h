@@ -29,33 +29,38 @@ __noinline int find_quoted(struct __sk_buff *skb, struct packet *quoted, struct 
 	return read_flow(&key, f) && !is_over(f, key.protocol, ticks());
 }
 
-// rewrite_error translates the error and what it quotes. The checksum of the quoted
-// transport header, of which the rest of its packet is missing, nobody can check.
-__noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p, const struct packet *quoted, const struct flow *f, __u8 hops)
+// rewrite_quote translates what an error quotes. The checksum of the quoted transport
+// header, of which the rest of its packet is missing, nobody can check.
+__noinline int rewrite_quote(struct __sk_buff *skb, const struct packet *p, const struct packet *quoted, const struct flow *f)
 {
 	if (!p || !quoted || !f)
 		return NEVER;
-	struct tuple outer = {.src = p->key.tuple.src, .dst = f->to.dst};
-	if (same_addr(&outer.src.addr, &quoted->key.tuple.dst.addr))
-		outer.src.addr = f->to.src.addr; // from the receiver, whom the sender does not know
-	struct tuple inner = reversed(&f->to);
-	const struct tuple *had = &p->key.tuple, *quotes = &quoted->key.tuple;
-	__u64 outside = replace_addr(replace_addr(0, &had->src.addr, &outer.src.addr), &had->dst.addr, &outer.dst.addr);
-	__u64 inside = replace_addr(replace_addr(0, &quotes->src.addr, &inner.src.addr), &quotes->dst.addr, &inner.dst.addr);
-	if (!rewrite_ip(skb, p, &outer, outside, hops))
-		return false;
-	if (!(p->v6 ? write_v6(skb, quoted, &inner, 0) : write_v4(skb, quoted, &inner, inside, 0)))
+	struct tuple to = reversed(&f->to);
+	const struct tuple *had = &quoted->key.tuple;
+	__u64 addrs = replace_addr(replace_addr(0, &had->src.addr, &to.src.addr), &had->dst.addr, &to.dst.addr);
+	if (!(p->v6 ? write_v6(skb, quoted, &to, 0) : write_v4(skb, quoted, &to, addrs, 0)))
 		return false;
 	__u32 *ports = at(skb, quoted->l4, sizeof(*ports));
 	if (!ports)
 		return false;
-	*ports = ports_of(&inner);
+	*ports = ports_of(&to);
+	// An IPv4 header sums up to the same with any addresses.
+	__u64 change = replace(p->v6 ? addrs : 0, ports_of(had), ports_of(&to));
+	return !bpf_l4_csum_replace(skb, p->l4 + offsetof(struct icmp_header, checksum), 0, fold32(change), 0);
+}
 
-	// An IPv4 header sums up to the same with any addresses, and is no part of the
-	// checksum outside of the quote.
-	__u64 change = replace(p->v6 ? inside : 0, ports_of(quotes), ports_of(&inner));
-	__u32 checksum = p->l4 + offsetof(struct icmp_header, checksum);
-	if (bpf_l4_csum_replace(skb, checksum, 0, fold32(change), 0))
+// rewrite_error translates the error itself. The receiver of the packet that it is
+// about, whom the sender does not know, is shown as whom the sender does.
+__noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p, const struct packet *quoted, const struct flow *f, __u8 hops)
+{
+	if (!p || !quoted || !f)
+		return NEVER;
+	const struct tuple *had = &p->key.tuple;
+	struct tuple to = {.src = had->src, .dst = f->to.dst};
+	if (same_addr(&to.src.addr, &quoted->key.tuple.dst.addr))
+		to.src.addr = f->to.src.addr;
+	__u64 addrs = replace_addr(replace_addr(0, &had->src.addr, &to.src.addr), &had->dst.addr, &to.dst.addr);
+	if (!rewrite_ip(skb, p, &to, addrs, hops))
 		return false;
-	return !p->v6 || fix_transport(skb, checksum, false, outside, 0);
+	return !p->v6 || fix_transport(skb, p->l4 + offsetof(struct icmp_header, checksum), false, addrs, 0);
 }

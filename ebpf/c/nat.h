@@ -61,21 +61,25 @@ __noinline int claim(const struct flow_key *key, struct flow *f, bool change_por
 {
 	if (!key || !f)
 		return NEVER;
-	struct flow_key reply;
+	struct flow_key k;
 	struct flow row;
 	for (int i = 0; i < PORT_TRIES; i++) {
 		if (change_port)
 			f->to.src.port = bpf_htons(masquerade_ports.first + bpf_get_prandom_u32() % masquerade_ports.count);
-		other_row(key, f, &reply, &row);
+		other_row(key, f, &k, &row);
 		change_port = true;
-		if (!write_row(&reply, &row))
+		if (!write_row(&k, &row))
 			continue;
-		long err = bpf_map_update_elem(&flows, key, f, BPF_NOEXIST);
+		k = *key;
+		row = *f;
+		long err = bpf_map_update_elem(&flows, &k, &row, BPF_NOEXIST);
 		if (!err)
 			return 0;
-		bpf_map_delete_elem(&flows, &reply);
+		other_row(key, f, &k, &row);
+		bpf_map_delete_elem(&flows, &k);
+		k = *key;
 		// Another processor has the flow's next packet, and was faster.
-		return err == -EEXIST && read_flow(key, f) ? 0 : PACKET_NO_MEMORY;
+		return err == -EEXIST && read_flow(&k, f) ? 0 : PACKET_NO_MEMORY;
 	}
 	return PACKET_NO_PORT;
 }

@@ -53,11 +53,11 @@ __noinline int carry(struct __sk_buff *skb, struct packet *p, struct flow *f, __
 
 static __always_inline enum class class_of(const struct packet *p)
 {
-	const struct addr *sender = &p->key.tuple.src.addr;
-	struct prefix_key key = {.prefixlen = 128, .addr = *sender};
-	if (p->own || bpf_map_lookup_elem(&node_addrs, sender))
+	struct prefix_key key = {.prefixlen = 128, .addr = p->key.tuple.src.addr};
+	__u32 link = p->link;
+	if (p->own || bpf_map_lookup_elem(&node_addrs, &key.addr))
 		return CLASS_NODE;
-	if (bpf_map_lookup_elem(&pod_cidrs, &key) || bpf_map_lookup_elem(&pod_links, &p->link))
+	if (bpf_map_lookup_elem(&pod_cidrs, &key) || bpf_map_lookup_elem(&pod_links, &link))
 		return CLASS_POD;
 	return CLASS_OUTSIDE;
 }
@@ -147,7 +147,7 @@ __noinline int carry_error(struct __sk_buff *skb, struct packet *p)
 	__u8 hops = where == WAY_LINK && !p->own;
 	if (where == WAY_NONE || where == WAY_TOO_BIG || (hops && p->ttl <= 1))
 		return ends(PACKET_MUTE, TC_ACT_SHOT); // nobody is told of a lost error
-	if (!rewrite_error(skb, p, &quoted, &f, hops))
+	if (!rewrite_error(skb, p, &quoted, &f, hops) || !rewrite_quote(skb, p, &quoted, &f))
 		return ends(PACKET_NO_MEMORY, TC_ACT_SHOT);
 	return ends(PACKET_ERROR, depart(skb, p, where, &way));
 }
