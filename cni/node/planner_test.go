@@ -74,12 +74,12 @@ func TestPlannerChanges(t *testing.T) {
 	u.Routes[netip.MustParsePrefix("10.100.0.0/16")] = Path{Device{"eth0", 1500}, true}
 	u.Routes[netip.MustParsePrefix("10.200.3.0/24")] = Path{Device{"eth1", 1400}, false}
 	self := Member{Name: "self", Addrs: addrs("10.100.255.1", "fd00::ff:1"), PodCIDRs: cidrs("192.168.0.0/24", "fd77::/64")}
+	changes := 0
 	for _, options := range []Options{{Routing: Auto}, {Routing: VXLAN}, {Routing: Direct}, {Routing: Auto, Services: cidrs("172.16.7.0/24")}} {
 		p := NewPlanner("self", options)
 		p.Set(self, u)
 		var got planned
 		members := map[string]Member{}
-		changes := 0
 		for step := range 300 {
 			var c Change
 			var ok bool
@@ -89,7 +89,8 @@ func TestPlannerChanges(t *testing.T) {
 				c, ok = p.Remove(name, u)
 			} else {
 				m := anyMember(r, i)
-				if r.IntN(2) == 0 { // most clusters are in order
+				// Most clusters are in order, as this one is until step 100.
+				if step < 100 || r.IntN(2) == 0 {
 					m = benchMembers(i + 1)[i]
 				}
 				members[m.Name] = m
@@ -110,9 +111,9 @@ func TestPlannerChanges(t *testing.T) {
 				t.Fatalf("seed %d, step %d, change %t %+v (-whole +changed):\n%s", seed, step, ok, c, diff)
 			}
 		}
-		if changes < 10 {
-			t.Errorf("only %d of the plans were changed", changes)
-		}
+	}
+	if changes < 100 {
+		t.Errorf("only %d of the plans were changed", changes)
 	}
 }
 
