@@ -4,7 +4,7 @@
 # make e2e-kube tests with a real API server, which is built first (some minutes)
 # make lint    what the code must keep to
 .DEFAULT_GOAL := build
-.PHONY: build demo test e2e e2e-kube bench lint generate clean packages
+.PHONY: build demo test e2e e2e-kube bench bench-docs lint generate clean packages
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -28,6 +28,12 @@ e2e-kube: packages
 
 bench: packages
 	go test -run '^$$' -bench . ./...
+
+# The data paths beside each other, and the page of docs that says so.
+CANDIDATES := direct,iptables-legacy,iptables-nft
+bench-docs: packages build
+	bin/fairlead-lab bench --candidates $(CANDIDATES) --out bin/bench
+	cp bin/bench/report.md docs/bench.md
 
 lint:
 	go tool -modfile=.tools/go.mod golangci-lint run ./...

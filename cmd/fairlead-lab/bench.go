@@ -91,7 +91,7 @@ func prepareBench(f *benchFlags) error {
 	if f.Seed == 0 {
 		f.Seed = rand.Uint64()
 	}
-	f.MaxSteal, f.Version = f.steal/100, version
+	f.MaxSteal = f.steal / 100
 	if err := datapath.Preflight(f.Options); err != nil {
 		return err
 	}

@@ -45,8 +45,8 @@ func (b *benchProgress) update(p datapath.Progress) {
 func (b *benchProgress) show(p datapath.Progress, what string) {
 	if b.bar == nil {
 		b.bar = progressbar.NewOptions64(p.Total.Milliseconds(),
-			progressbar.OptionSetWriter(b.out), progressbar.OptionFullWidth(),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionSetElapsedTime(true),
+			progressbar.OptionSetWriter(b.out), progressbar.OptionSetWidth(20),
+			progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false),
 			progressbar.OptionShowDescriptionAtLineEnd(), progressbar.OptionClearOnFinish(),
 			progressbar.OptionSetTheme(progressbar.ThemeUnicode))
 	}
@@ -55,9 +55,19 @@ func (b *benchProgress) show(p datapath.Progress, what string) {
 		fmt.Fprintln(b.out, p.Note)
 	}
 	if what != "" {
-		b.bar.Describe(what)
+		b.bar.Describe(fmt.Sprintf("about %s left  %s", b.left(p), what))
 	}
 	_ = b.bar.Set64(p.Done.Milliseconds())
+}
+
+// left is about how long it takes yet: as was expected, or longer by as much as
+// what is done took longer.
+func (b *benchProgress) left(p datapath.Progress) time.Duration {
+	slower := 1.0
+	if p.Done > 0 {
+		slower = max(1, time.Since(b.start).Seconds()/p.Done.Seconds())
+	}
+	return time.Duration(float64(p.Total-p.Done) * slower).Round(time.Second)
 }
 
 // close takes the living line away.

@@ -16,9 +16,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker, see the Makefile.
-var version = "unknown"
-
 // Exit codes.
 const (
 	exitFailed = 1 // a check of the demo failed

@@ -35,7 +35,6 @@ type Options struct {
 	KubeProxy  string   // the program; "": there is none
 	Seed       uint64
 	MaxSteal   float64 // see bench.Blocks
-	Version    string  // of fairlead-lab
 	// Progress is called when something begins and when it is done.
 	Progress func(Progress)
 }

@@ -223,13 +223,14 @@ func versionOf(ctx context.Context, o Options, candidate string) string {
 		first, _, _ := strings.Cut(string(out), "\n")
 		return strings.TrimSpace(first)
 	}
+	fairlead := say(programs{o.BinDir, o.KubeProxy}.fairlead(), "version")
 	switch candidate {
 	case Direct:
 		return "no proxy, no netfilter"
 	case KubeProxyIptables, KubeProxyNftables:
 		return say(o.KubeProxy, "--version")
 	case EBPF:
-		return "fairlead " + o.Version
+		return fairlead
 	}
-	return "fairlead " + o.Version + ", " + say(filepath.Base(candidate), "--version")
+	return fairlead + ", " + say(filepath.Base(candidate), "--version")
 }

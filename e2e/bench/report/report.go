@@ -20,11 +20,11 @@ import (
 //go:embed report.html.tmpl
 var page string
 
-// Write writes report.html and the charts into a directory, and returns the path
+// Write writes report.html, its main figures as report.md, and the charts into a directory, and returns the path
 // of the page.
 func Write(dir string, r datapath.Results) (string, error) {
 	charts := charts(r)
-	content := content{Results: r, Busy: r.Machine.LoadBefore[0] > float64(r.Machine.CPUs) || r.Machine.LoadAfter[0] > float64(r.Machine.CPUs)}
+	content := content{Results: r, Busy: busy(r.Machine)}
 	for _, c := range charts {
 		svg, err := c.svg()
 		if err != nil {
@@ -40,6 +40,13 @@ func Write(dir string, r datapath.Results) (string, error) {
 			}
 		}
 		content.Charts = append(content.Charts, drawing{c.title, c.caption, inline(svg, c.title)})
+	}
+	var summary strings.Builder
+	if err := Markdown(&summary, r); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "report.md"), []byte(summary.String()), 0o644); err != nil {
+		return "", fmt.Errorf("write summary: %w", err)
 	}
 	path := filepath.Join(dir, "report.html")
 	file, err := os.Create(path)
@@ -172,10 +179,7 @@ var functions = template.FuncMap{
 	"ratio":   func(v float64) string { return fmt.Sprintf("%.2f", v) },
 	"percent": func(v float64) string { return fmt.Sprintf("%.1f %%", 100*v) },
 	"GB":      func(bytes uint64) string { return fmt.Sprintf("%.1f GB", float64(bytes)/1e9) },
-	"first": func(text string) string {
-		line, _, _ := strings.Cut(text, "\n")
-		return line
-	},
+	"first":   firstLine,
 }
 
 func declarations(variables map[string]string) string {
