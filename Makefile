@@ -30,7 +30,7 @@ bench: packages
 	go test -run '^$$' -bench . ./...
 
 # The data paths beside each other, and the page of docs that says so.
-CANDIDATES := direct,iptables-legacy,iptables-nft
+CANDIDATES := direct,iptables-legacy,iptables-nft,ebpf
 bench-docs: packages build
 	bin/fairlead-lab bench --candidates $(CANDIDATES) --out bin/bench
 	cp bin/bench/report.md docs/bench.md

@@ -57,7 +57,7 @@ needs nothing beside it, and its charts as SVG and PNG.`,
 	}
 	cmd.Flags().StringVar(&f.Suite, "suite", "quick", "quick, some minutes, or full, an hour")
 	cmd.Flags().IntSliceVar(&f.Services, "services", []int{1, 1000, 10_000}, "numbers of Services to measure with")
-	cmd.Flags().StringSliceVar(&f.Candidates, "candidates", []string{"direct", "iptables"}, "what to compare: "+strings.Join(datapath.Candidates, ", "))
+	cmd.Flags().StringSliceVar(&f.Candidates, "candidates", []string{"direct", "iptables", "ebpf"}, "what to compare: "+strings.Join(datapath.Candidates, ", "))
 	cmd.Flags().IntVar(&f.Blocks, "blocks", 0, "number of blocks of everything (default: the suite's)")
 	cmd.Flags().StringVar(&f.KubeProxy, "kube-proxy", "", "the program kube-proxy, for the candidates of that name")
 	cmd.Flags().StringVar(&f.out, "out", "bench", "directory for the results")

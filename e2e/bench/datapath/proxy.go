@@ -89,12 +89,12 @@ func (w *world) guard(ctx context.Context, limit time.Duration) (context.Context
 	return ctx, func() { cancel(nil); stop() }
 }
 
-// awaitSynced waits until the proxy says that the kernel was told once.
+// awaitSynced waits until the proxy says that the kernel was told once, of both
+// families.
 func (w *world) awaitSynced(ctx context.Context) error {
-	const last = "kubeproxy_sync_proxy_rules_last_timestamp_seconds"
 	for every := time.NewTicker(2 * time.Millisecond); ; {
-		metrics, err := w.metrics(ctx)
-		if err == nil && metrics[last] > 0 {
+		text, err := w.metrics(ctx)
+		if err == nil && syncedFamilies(text) == 2 {
 			return nil
 		}
 		select {
@@ -105,30 +105,33 @@ func (w *world) awaitSynced(ctx context.Context) error {
 	}
 }
 
-// metrics are the proxy's, those without labels.
-func (w *world) metrics(ctx context.Context) (map[string]float64, error) {
+// syncedFamilies is of how many families metrics say when the kernel was last told
+// of them. The name and the label are kube-proxy's.
+func syncedFamilies(metrics string) int {
+	families := 0
+	for line := range strings.Lines(metrics) {
+		when, ok := strings.CutPrefix(line, "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=")
+		if _, value, _ := strings.Cut(when, " "); ok && strings.TrimSpace(value) != "0" {
+			families++
+		}
+	}
+	return families
+}
+
+// metrics are the proxy's, in Prometheus' text form.
+func (w *world) metrics(ctx context.Context) (string, error) {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: w.dialOnNode}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+metricsAddr+"/metrics", nil)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil, err
-	}
-	metrics := map[string]float64{}
-	for line := range strings.Lines(string(text)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if v, err := strconv.ParseFloat(value, 64); err == nil {
-			metrics[name] = v
-		}
-	}
-	return metrics, nil
+	return string(text), err
 }
 
 func (w *world) dialOnNode(ctx context.Context, network, addr string) (net.Conn, error) {
