@@ -29,8 +29,6 @@ type world struct {
 	parties map[string]*netns.NS
 	cgroup  *cgroup.Cgroup // of the sockets of those onNode; nil: there is none
 	before  *service.Table // of the cluster before
-
-	socketsOnly bool // as in Subject
 }
 
 // onNode are the parties that are the node and its pods.
@@ -75,7 +73,7 @@ func thisNode() *service.Node {
 // newWorld builds the namespaces and starts the servers.
 func newWorld(t *testing.T, subject Subject) *world {
 	t.Helper()
-	w := &world{node: netns.NewT(t), parties: map[string]*netns.NS{}, socketsOnly: subject.SocketsOnly}
+	w := &world{node: netns.NewT(t), parties: map[string]*netns.NS{}}
 	if subject.Sockets {
 		w.cgroup = cgroup.NewT(t)
 		w.node.Join(w.cgroup)
