@@ -100,7 +100,7 @@ func (k *Kernel) noteRoute(r readRoute, is bool) bool {
 		// One of somebody else that replaced ours, or one of the underlay.
 		return (is && had || r.ofUnderlay()) && k.unknown()
 	}
-	now := hop{k.links[r.index].Name, r.via, r.src}
+	now := hop{k.links[r.index].Name, r.via, r.src, r.mtu}
 	switch {
 	case is && had && old == now, !is && !had:
 		return false

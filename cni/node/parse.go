@@ -17,6 +17,7 @@ type readRoute struct {
 	routeKey
 	via, src netip.Addr
 	index    int // of the device; 0: none or several
+	mtu      int // 0: the device's
 	protocol int
 	unicast  bool
 }
@@ -46,6 +47,8 @@ func parseRoute(m []byte) (readRoute, bool) {
 			r.src = addrOf(a.Value)
 		case unix.RTA_OIF:
 			r.index = int(number(a.Value))
+		case unix.RTA_METRICS:
+			r.mtu = mtuOf(a.Value)
 		case unix.RTA_TABLE: // rtm_table has 8 bits
 			r.table = int(number(a.Value))
 		case unix.RTA_VIA: // an IPv4 route by an IPv6 gateway
@@ -54,6 +57,20 @@ func parseRoute(m []byte) (readRoute, bool) {
 	}
 	r.dst = netip.PrefixFrom(dst, int(msg.Dst_len))
 	return r, true
+}
+
+// mtuOf is the MTU among a route's metrics, 0 if it is not.
+func mtuOf(metrics []byte) int {
+	attrs, err := nl.ParseRouteAttr(metrics)
+	if err != nil {
+		return 0
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == unix.RTAX_MTU {
+			return int(number(a.Value))
+		}
+	}
+	return 0
 }
 
 // readNeighbour is an entry of a neighbour table or, if forward is set, of a

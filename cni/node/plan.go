@@ -50,6 +50,11 @@ type Route struct {
 	Via   netip.Addr
 	Dev   string
 	Src   netip.Addr // of packets of this node itself
+	// MTU is that of the pods behind a route of the main table; 0: the device's. Their
+	// interfaces may take less than the link does. Where bridges call ip6tables
+	// (br_netfilter), this node puts together what a pod has sent in fragments, and forgets
+	// how large they were: sent on in one piece it would be too large for the pod's bridge.
+	MTU int
 }
 
 // Rule sends packets from a range to table Table first.
@@ -73,6 +78,7 @@ func Make(self Member, others []Member, u *Underlay, o Options) Plan {
 	for _, f := range families {
 		m.connect(f)
 	}
+	m.plan.limit(m.plan.MTU)
 	m.plan.Ready = len(self.PodCIDRs) > 0 && !m.unfit
 	if len(self.PodCIDRs) == 0 {
 		m.problem(NoPodCIDR, self.Name, "it has no pod CIDR: no pods can run on it")
@@ -175,12 +181,21 @@ func (m *maker) reach(w *way, c claim) {
 		}
 	case path.OnLink && m.options.Routing != VXLAN:
 		w.fit(path)
-		m.plan.Routes = append(m.plan.Routes, Route{mainTable, c.cidr, remote, path.Name, w.local})
+		m.plan.Routes = append(m.plan.Routes, Route{Table: mainTable, Dst: c.cidr, Via: remote, Dev: path.Name, Src: w.local})
 	case m.options.Routing == Direct:
 		m.problem(NotOnLink, c.Name, "its address %s is not on the link, and routing is %s: its pods %s are not reached", remote, Direct, c.cidr)
 	default:
 		w.fit(path)
 		m.tunnelTo(w, c.cidr, remote)
+	}
+}
+
+// limit gives the routes to pods their MTU.
+func (p *Plan) limit(mtu int) {
+	for i := range p.Routes {
+		if p.Routes[i].Table == mainTable {
+			p.Routes[i].MTU = mtu
+		}
 	}
 }
 
@@ -198,8 +213,8 @@ func (m *maker) tunnelTo(w *way, podCIDR netip.Prefix, remote netip.Addr) {
 	m.plan.Neighbours = append(m.plan.Neighbours, Neighbour{w.tunnel, via, mac, remote})
 	host := netip.PrefixFrom(remote, remote.BitLen())
 	m.plan.Routes = append(m.plan.Routes,
-		Route{mainTable, podCIDR, via, w.tunnel, w.local},
-		Route{Table, host, via, w.tunnel, w.local})
+		Route{Table: mainTable, Dst: podCIDR, Via: via, Dev: w.tunnel, Src: w.local},
+		Route{Table: Table, Dst: host, Via: via, Dev: w.tunnel, Src: w.local})
 }
 
 func (m *maker) addTunnel(w way) {

@@ -178,7 +178,7 @@ func print(p Plan) string {
 		fmt.Fprintf(&b, "fdb %s dst %s dev %s\n", n.MAC, n.Remote, n.Tunnel)
 	}
 	for _, r := range p.Routes {
-		fmt.Fprintf(&b, "route %s via %s dev %s src %s table %d\n", r.Dst, r.Via, r.Dev, r.Src, r.Table)
+		fmt.Fprintf(&b, "route %s via %s dev %s src %s table %d mtu %d\n", r.Dst, r.Via, r.Dev, r.Src, r.Table, r.MTU)
 	}
 	for _, r := range p.Rules {
 		fmt.Fprintf(&b, "rule from %s lookup %d\n", r.From, Table)

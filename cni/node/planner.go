@@ -236,6 +236,7 @@ func (p *Planner) part(s *field, m Member, u *Underlay, into *Plan) int {
 	one := maker{self: p.members[p.self], others: []Member{m}, underlay: u, options: p.options, at: map[netip.Addr]string{}}
 	w := s.way
 	one.reach(&w, claim{m.podCIDR(s.family), 0, &m})
+	one.plan.limit(p.plan.MTU)
 	into.Routes = append(into.Routes, one.plan.Routes...)
 	into.Neighbours = append(into.Neighbours, one.plan.Neighbours...)
 	return len(one.plan.Routes)

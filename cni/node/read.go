@@ -151,7 +151,7 @@ func (k *Kernel) readRoutes(devices map[int]device) error {
 			d := devices[r.index]
 			switch {
 			case r.protocol == Protocol:
-				k.have.routes[r.routeKey] = hop{d.Name, r.via, r.src}
+				k.have.routes[r.routeKey] = hop{d.Name, r.via, r.src, r.mtu}
 				k.links[d.index] = d
 			case r.ofUnderlay():
 				k.addUnderlay(r, d)

@@ -73,6 +73,7 @@ func TestRepair(t *testing.T) {
 		{"IPv6 route deleted", "ip -6 route del fd00:244:2::/64"},
 		{"route changed", "ip route replace 10.244.2.0/24 via 10.0.0.254 proto 250"},
 		{"route replaced by another's, which then goes", "ip route replace 10.244.2.0/24 via 10.0.0.254 proto static\nip route del 10.244.2.0/24"},
+		{"MTU of a route changed", "ip -6 route change fd00:244:2::/64 via fd00::2 dev eth0 src fd00::1 proto 250 mtu 1400"},
 		{"route added in our name", "ip route add 10.77.0.0/16 via 10.0.0.2 proto 250"},
 		{"table flushed", "ip route flush table 7250\nip -6 route flush table 7250"},
 		{"neighbours deleted", "ip neigh flush dev fairlead-vx4 nud permanent"},

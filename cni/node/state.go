@@ -36,6 +36,7 @@ type routeKey struct {
 type hop struct {
 	dev      string
 	via, src netip.Addr
+	mtu      int // 0: the device's
 }
 
 func newState() state {
@@ -83,7 +84,7 @@ func (p Plan) forwards() iter.Seq2[forwardKey, netip.Addr] {
 func (p Plan) routes() iter.Seq2[routeKey, hop] {
 	return func(yield func(routeKey, hop) bool) {
 		for _, r := range p.Routes {
-			if !yield(routeKey{r.Table, r.Dst}, hop{r.Dev, r.Via, r.Src}) {
+			if !yield(routeKey{r.Table, r.Dst}, hop{r.Dev, r.Via, r.Src, r.MTU}) {
 				return
 			}
 		}

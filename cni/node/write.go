@@ -244,6 +244,7 @@ func (w *writer) route(k routeKey, h hop) *netlink.Route {
 		Src:       h.src.AsSlice(),
 		Table:     k.table,
 		Protocol:  Protocol,
+		MTU:       h.mtu,
 	}
 	if isTunnel(h.dev) && h.via.Is4() {
 		r.Flags = unix.RTNH_F_ONLINK
