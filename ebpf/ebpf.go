@@ -45,9 +45,11 @@ type DataPath struct {
 	config   Config
 	lock     *os.File
 	programs bpfPrograms
-	links    *links
-	maps     map[string]*ebpf.Map // all that outlive a program
-	fresh    map[string]bool      // those that were made anew
+	// lookedAtUntil is the variable of the programs, see LookOn.
+	lookedAtUntil *ebpf.Variable
+	links         *links
+	maps          map[string]*ebpf.Map // all that outlive a program
+	fresh         map[string]bool      // those that were made anew
 }
 
 // Maps are those that user space fills or reads.
@@ -94,18 +96,7 @@ func (d *DataPath) load() error {
 	}
 	spec.Maps[bpfMapTurns].MaxEntries = spec.Maps[bpfMapPools].MaxEntries
 	spec.Maps[bpfMapReplies].MaxEntries = spec.Maps[bpfMapDatagrams].MaxEntries
-	cookie, err := netnsCookie()
-	if err != nil {
-		return err
-	}
-	if err := spec.Variables[bpfVarNodeNetns].Set(cookie); err != nil {
-		return err
-	}
-	ports, err := masqueradePorts()
-	if err != nil {
-		return err
-	}
-	if err := spec.Variables[bpfVarMasqueradePorts].Set(ports); err != nil {
+	if err := setConstants(spec.Variables); err != nil {
 		return err
 	}
 	if err := d.adoptMaps(spec.Maps); err != nil {
@@ -117,11 +108,32 @@ func (d *DataPath) load() error {
 		return fmt.Errorf("load programs: %w", err)
 	}
 	d.Maps, d.programs = objects.bpfMaps, objects.bpfPrograms
+	d.lookedAtUntil = objects.LookedAtUntil
 	if err := d.SctpShifts.Put(uint32(0), shifts()); err != nil {
 		return fmt.Errorf("write to %s: %w", d.SctpShifts, err)
 	}
 	d.links, err = openLinks(&d.programs, &d.Maps, d.pin(packetPins))
 	return err
+}
+
+// setConstants says what programs are told once, at load.
+func setConstants(variables map[string]*ebpf.VariableSpec) error {
+	cookie, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	ports, err := masqueradePorts()
+	if err != nil {
+		return err
+	}
+	flags, err := fibFlags()
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		variables[bpfVarNodeNetns].Set(cookie),
+		variables[bpfVarMasqueradePorts].Set(ports),
+		variables[bpfVarFibFlags].Set(flags))
 }
 
 // adoptMaps opens the pinned maps, and makes those that there are not.

@@ -1,24 +1,38 @@
 package ebpf
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/fairlead/fairlead/e2e/bpffs"
+	"github.com/fairlead/fairlead/e2e/cgroup"
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
 func TestMain(m *testing.M) { bpffs.Main(m) }
 
+// most is how many instructions the verifier may go through for one program: half
+// of what it allows, so that another kernel's has room.
+const most = 500_000
+
+// TestLoad has the data path come into the kernel and go again, and prints how hard
+// its programs are to verify.
 func TestLoad(t *testing.T) {
-	cg := "/sys/fs/cgroup/unified/fl-sock-test"
-	_ = os.Mkdir(cg, 0o755)
-	defer func() { _ = os.Remove(cg) }()
-	root := filepath.Join(t.TempDir(), "bpf")
+	config := Config{Root: filepath.Join(t.TempDir(), "bpf"), CgroupRoot: cgroup.NewT(t).Path}
+	node := netns.NewT(t)
+	remove := func() {
+		if err := node.Do(func() error { return Remove(config.Root) }); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(remove)
 	var d *DataPath
-	err := netns.NewT(t).Do(func() (err error) {
-		if d, err = Load(Config{Root: root, CgroupRoot: cg}); err != nil {
+	err := node.Do(func() (err error) {
+		if d, err = Load(config); err != nil {
 			return err
 		}
 		return d.Publish()
@@ -26,21 +40,35 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
-	for _, h := range d.hooks() {
-		info, _ := h.program.Info()
-		n, _ := info.VerifiedInstructions()
-		t.Log(h.name, n)
+	d.checkPrograms(t)
+	if ok, err := d.Intact(); !ok || err != nil {
+		t.Errorf("published: intact %v, %v", ok, err)
 	}
-	t.Log(d.Intact())
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := netns.NewT(t).Do(func() error { return Remove(root) }); err != nil {
-		t.Fatal(err)
+	remove()
+	if _, err := os.Stat(config.Root); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("removed: %s is still there (%v)", config.Root, err)
 	}
-	if _, err := os.Stat(root); err == nil {
-		t.Log("there")
-		e, _ := os.ReadDir(root)
-		t.Log(e)
+}
+
+func (d *DataPath) checkPrograms(t *testing.T) {
+	t.Helper()
+	p := d.programs
+	for _, program := range []*ebpf.Program{
+		p.SockConnect4, p.SockConnect6, p.SockSendmsg4, p.SockSendmsg6, p.SockRecvmsg4, p.SockRecvmsg6,
+		p.SockGetpeername4, p.SockGetpeername6, p.SockRelease,
+		p.PacketIn, p.PacketPortIn, p.PacketTunnelIn, p.PacketOut, p.PacketTunnelOut,
+	} {
+		info, err := program.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, known := info.VerifiedInstructions() // since kernel 5.16
+		t.Logf("%-16s %6d instructions verified", info.Name, n)
+		if known && n > most {
+			t.Errorf("%s: %d instructions to verify, at most %d are to be", info.Name, n, most)
+		}
 	}
 }

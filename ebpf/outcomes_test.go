@@ -341,6 +341,7 @@ func tryMalformed(n *node, f family, protocol uint8) {
 	frame := w.first.frame()
 	for length := etherLen + ipLen(f.vip); length < etherLen+ipLen(f.vip)+map[uint8]int{unix.IPPROTO_TCP: 20, unix.IPPROTO_UDP: 8, unix.IPPROTO_SCTP: 16}[protocol]; length++ {
 		got := n.run(n.PacketIn, "pod", frame[:length], 0)
+		n.seen[got.outcome] = true
 		if got.action != actionGoesOn || got.outcome != bpfOutcomePACKET_MALFORMED || !bytes.Equal(got.frame, frame[:length]) {
 			n.Errorf("%d bytes: action %d, outcome %d", length, got.action, got.outcome)
 		}
@@ -465,4 +466,43 @@ func tryOwn(n *node, f family, protocol uint8) {
 		action = actionGoesOn
 	}
 	n.expect("reply", n.run(n.PacketIn, "pod", back.frame(), 0), action, bpfOutcomePACKET_REPLIED, restored)
+}
+
+// tryReset: of a pool that wants it, a connection whose backend is gone is reset at
+// its next segment, again and again until the sender hears it.
+func tryReset(n *node, f family, protocol uint8) {
+	if protocol != unix.IPPROTO_TCP {
+		n.Skip("has no reset")
+	}
+	w := n.newFlow(f, protocol)
+	number := f.pool(1)
+	now := Pool{Now: Generation{Id: 2 * number, Count: 1}, Flags: PoolMembers | PoolReset}
+	n.put(n.Pools, number, now)
+	n.run(n.PacketIn, "pod", w.first.frame(), 0)
+	n.run(n.PacketIn, "pod", w.reply.frame(), 0)
+	in, out := w.first, w.forwarded
+	in.flags, in.seq, in.ack, in.payload = 0x18, 1000, 2000, []byte("are you there?")
+	out.flags, out.seq, out.ack, out.payload = in.flags, in.seq, in.ack, in.payload
+	n.expect("serves", n.run(n.PacketIn, "pod", in.frame(), 0), actionRedirect, bpfOutcomePACKET_FORWARDED, out)
+
+	member := MemberKey{Generation: 2 * number, Backend: endpointOf(w.forwarded.dst)}
+	if err := n.Members.Delete(member); err != nil {
+		n.Fatal(err)
+	}
+	for range 2 {
+		got := n.run(n.PacketIn, "pod", in.frame(), 0)
+		want := in.back()
+		want.flags, want.seq, want.ack, want.payload = 0x04, in.ack, 0, nil
+		want.window = binary.BigEndian.Uint16(got.frame[etherLen+ipLen(f.vip)+14:])
+		n.forDevice(want, got.frame)
+		n.expect("gone", got, actionRedirect, bpfOutcomePACKET_RESET, want)
+	}
+	in.ack, in.flags = 0, 0x01
+	got := n.run(n.PacketIn, "pod", in.frame(), 0)
+	want := in.back()
+	want.flags, want.seq, want.ack, want.payload = 0x14, 0, in.seq+uint32(len(in.payload))+1, nil
+	want.window = binary.BigEndian.Uint16(got.frame[etherLen+ipLen(f.vip)+14:])
+	n.expect("gone, and the sender acknowledges nothing", got, actionRedirect, bpfOutcomePACKET_RESET, want)
+	in.flags, out.flags, out.ack = 0x04, 0x04, 0
+	n.expect("the sender's own reset", n.run(n.PacketIn, "pod", in.frame(), 0), actionRedirect, bpfOutcomePACKET_FORWARDED, out)
 }

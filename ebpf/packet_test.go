@@ -24,6 +24,7 @@ type node struct {
 	testing.TB
 	ns    *netns.NS
 	links map[string]*net.Interface
+	seen  map[bpfOutcome]bool // outcomes that a test wanted
 	bpfObjects
 }
 
@@ -32,7 +33,7 @@ func newNode(t testing.TB) *node {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
 	}
-	n := &node{TB: t, ns: netns.NewT(t), links: map[string]*net.Interface{}}
+	n := &node{TB: t, ns: netns.NewT(t), links: map[string]*net.Interface{}, seen: map[bpfOutcome]bool{}}
 	n.ns.RunT(t, "sh", "-ec", `
 		ip link set lo up
 		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
@@ -64,7 +65,7 @@ func newNode(t testing.TB) *node {
 			}
 			n.links[name] = link
 		}
-		return loadBpfObjects(&n.bpfObjects, nil)
+		return n.load()
 	}); err != nil {
 		t.Fatalf("%+v", err)
 	}
@@ -84,6 +85,21 @@ func newNode(t testing.TB) *node {
 		n.put(n.PodCidrs, PrefixKey{Prefixlen: uint32(bits), Addr: addrRow(prefix.Addr())}, uint32(1))
 	}
 	return n
+}
+
+func (n *node) load() error {
+	spec, err := loadBpf()
+	if err != nil {
+		return err
+	}
+	flags, err := fibFlags()
+	if err != nil {
+		return err
+	}
+	if err := spec.Variables[bpfVarFibFlags].Set(flags); err != nil {
+		return err
+	}
+	return spec.LoadAndAssign(&n.bpfObjects, nil)
 }
 
 func (n *node) put(m *ebpf.Map, key, value any) {
@@ -185,12 +201,12 @@ func (n *node) outcomes() []uint64 {
 	n.Helper()
 	counts := make([]uint64, bpfOutcomeOUTCOMES)
 	for i := range counts {
-		var each []uint64
+		var each []bpfTally
 		if err := n.Outcomes.Lookup(uint32(i), &each); err != nil {
 			n.Fatal(err)
 		}
 		for _, c := range each {
-			counts[i] += c
+			counts[i] += c.Count
 		}
 	}
 	return counts
@@ -207,6 +223,7 @@ func (n *node) from(link string, w wire) wire {
 // expect compares what became of a packet with what should have.
 func (n *node) expect(what string, got came, action int32, outcome bpfOutcome, want wire) {
 	n.Helper()
+	n.seen[outcome] = true
 	if got.action != action || got.outcome != outcome {
 		n.Errorf("%s: action %d, outcome %d; want %d, %d", what, got.action, got.outcome, action, outcome)
 	}
@@ -290,6 +307,7 @@ func TestPacket(t *testing.T) {
 		"over":              tryOver,
 		"thrown out":        tryThrownOut,
 		"own":               tryOwn,
+		"reset":             tryReset,
 		"forward and reply": tryForwardAndReply,
 	} {
 		for name, f := range families {
@@ -301,6 +319,12 @@ func TestPacket(t *testing.T) {
 					try(&n, f, protocol)
 				})
 			}
+		}
+	}
+	for i, o := range outcomes {
+		// No packet of a test's is one that the kernel has no memory for.
+		if !n.seen[bpfOutcome(i)] && o.Path == packetPath && i != int(bpfOutcomePACKET_NO_MEMORY) {
+			t.Errorf("no packet ended as %q", o.Name)
 		}
 	}
 }

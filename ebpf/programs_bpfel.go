@@ -167,28 +167,30 @@ const (
 	bpfOutcomeSOCK_PASSED          bpfOutcome = 0
 	bpfOutcomeSOCK_FORWARDED       bpfOutcome = 1
 	bpfOutcomeSOCK_KEPT            bpfOutcome = 2
-	bpfOutcomeSOCK_REFUSED         bpfOutcome = 3
-	bpfOutcomeSOCK_LEFT            bpfOutcome = 4
-	bpfOutcomeSOCK_LOST            bpfOutcome = 5
-	bpfOutcomePACKET_PASSED        bpfOutcome = 6
-	bpfOutcomePACKET_BEGUN         bpfOutcome = 7
-	bpfOutcomePACKET_KEPT          bpfOutcome = 8
-	bpfOutcomePACKET_FORWARDED     bpfOutcome = 9
-	bpfOutcomePACKET_REPLIED       bpfOutcome = 10
-	bpfOutcomePACKET_ERROR         bpfOutcome = 11
-	bpfOutcomePACKET_REFUSED       bpfOutcome = 12
-	bpfOutcomePACKET_DROPPED       bpfOutcome = 13
-	bpfOutcomePACKET_NOT_ADMITTED  bpfOutcome = 14
-	bpfOutcomePACKET_UNREACHABLE   bpfOutcome = 15
-	bpfOutcomePACKET_TOO_BIG       bpfOutcome = 16
-	bpfOutcomePACKET_EXPIRED       bpfOutcome = 17
-	bpfOutcomePACKET_MUTE          bpfOutcome = 18
-	bpfOutcomePACKET_MALFORMED     bpfOutcome = 19
-	bpfOutcomePACKET_SCTP_FRAGMENT bpfOutcome = 20
-	bpfOutcomePACKET_LOST          bpfOutcome = 21
-	bpfOutcomePACKET_NO_PORT       bpfOutcome = 22
-	bpfOutcomePACKET_NO_MEMORY     bpfOutcome = 23
-	bpfOutcomeOUTCOMES             bpfOutcome = 24
+	bpfOutcomeSOCK_SENT            bpfOutcome = 3
+	bpfOutcomeSOCK_REFUSED         bpfOutcome = 4
+	bpfOutcomeSOCK_LEFT            bpfOutcome = 5
+	bpfOutcomeSOCK_LOST            bpfOutcome = 6
+	bpfOutcomePACKET_PASSED        bpfOutcome = 7
+	bpfOutcomePACKET_BEGUN         bpfOutcome = 8
+	bpfOutcomePACKET_KEPT          bpfOutcome = 9
+	bpfOutcomePACKET_FORWARDED     bpfOutcome = 10
+	bpfOutcomePACKET_REPLIED       bpfOutcome = 11
+	bpfOutcomePACKET_ERROR         bpfOutcome = 12
+	bpfOutcomePACKET_REFUSED       bpfOutcome = 13
+	bpfOutcomePACKET_RESET         bpfOutcome = 14
+	bpfOutcomePACKET_DROPPED       bpfOutcome = 15
+	bpfOutcomePACKET_NOT_ADMITTED  bpfOutcome = 16
+	bpfOutcomePACKET_UNREACHABLE   bpfOutcome = 17
+	bpfOutcomePACKET_TOO_BIG       bpfOutcome = 18
+	bpfOutcomePACKET_EXPIRED       bpfOutcome = 19
+	bpfOutcomePACKET_MUTE          bpfOutcome = 20
+	bpfOutcomePACKET_MALFORMED     bpfOutcome = 21
+	bpfOutcomePACKET_SCTP_FRAGMENT bpfOutcome = 22
+	bpfOutcomePACKET_LOST          bpfOutcome = 23
+	bpfOutcomePACKET_NO_PORT       bpfOutcome = 24
+	bpfOutcomePACKET_NO_MEMORY     bpfOutcome = 25
+	bpfOutcomeOUTCOMES             bpfOutcome = 26
 )
 
 type bpfPath struct {
@@ -240,6 +242,18 @@ type bpfPrefixKey struct {
 	Addr      bpfAddr
 }
 
+type bpfReport struct {
+	_        structs.HostLayout
+	At       uint64
+	Asked    bpfTuple
+	Backend  bpfEndpoint
+	Protocol uint32
+	Outcome  uint32
+	Link     uint32
+	Process  uint32
+	_        [4]byte
+}
+
 type bpfShifts struct {
 	_        structs.HostLayout
 	ByLength [65536]uint32
@@ -262,6 +276,13 @@ const (
 	bpfStageSTAGE_BROKEN  bpfStage = 4
 	bpfStageSTAGES        bpfStage = 5
 )
+
+type bpfTally struct {
+	_        structs.HostLayout
+	Count    uint64
+	Tick     uint32
+	Reported uint32
+}
 
 type bpfTuple struct {
 	_   structs.HostLayout
@@ -305,6 +326,7 @@ const (
 	bpfMapPodLinks          = "pod_links"
 	bpfMapPools             = "pools"
 	bpfMapReplies           = "replies"
+	bpfMapReports           = "reports"
 	bpfMapSctpShifts        = "sctp_shifts"
 	bpfMapSources           = "sources"
 	bpfMapTurns             = "turns"
@@ -322,7 +344,9 @@ const (
 	bpfProgSockRelease      = "sock_release"
 	bpfProgSockSendmsg4     = "sock_sendmsg4"
 	bpfProgSockSendmsg6     = "sock_sendmsg6"
+	bpfVarFibFlags          = "fib_flags"
 	bpfVarForGo             = "for_go"
+	bpfVarLookedAtUntil     = "looked_at_until"
 	bpfVarMasqueradePorts   = "masquerade_ports"
 	bpfVarNodeNetns         = "node_netns"
 )
@@ -406,6 +430,7 @@ type bpfMapSpecs struct {
 	PodLinks        *ebpf.MapSpec `ebpf:"pod_links"`
 	Pools           *ebpf.MapSpec `ebpf:"pools"`
 	Replies         *ebpf.MapSpec `ebpf:"replies"`
+	Reports         *ebpf.MapSpec `ebpf:"reports"`
 	SctpShifts      *ebpf.MapSpec `ebpf:"sctp_shifts"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
 	Turns           *ebpf.MapSpec `ebpf:"turns"`
@@ -415,7 +440,9 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	FibFlags        *ebpf.VariableSpec `ebpf:"fib_flags"`
 	ForGo           *ebpf.VariableSpec `ebpf:"for_go"`
+	LookedAtUntil   *ebpf.VariableSpec `ebpf:"looked_at_until"`
 	MasqueradePorts *ebpf.VariableSpec `ebpf:"masquerade_ports"`
 	NodeNetns       *ebpf.VariableSpec `ebpf:"node_netns"`
 }
@@ -457,6 +484,7 @@ type bpfMaps struct {
 	PodLinks        *ebpf.Map `ebpf:"pod_links"`
 	Pools           *ebpf.Map `ebpf:"pools"`
 	Replies         *ebpf.Map `ebpf:"replies"`
+	Reports         *ebpf.Map `ebpf:"reports"`
 	SctpShifts      *ebpf.Map `ebpf:"sctp_shifts"`
 	Sources         *ebpf.Map `ebpf:"sources"`
 	Turns           *ebpf.Map `ebpf:"turns"`
@@ -481,6 +509,7 @@ func (m *bpfMaps) Close() error {
 		m.PodLinks,
 		m.Pools,
 		m.Replies,
+		m.Reports,
 		m.SctpShifts,
 		m.Sources,
 		m.Turns,
@@ -491,7 +520,9 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	FibFlags        *ebpf.Variable `ebpf:"fib_flags"`
 	ForGo           *ebpf.Variable `ebpf:"for_go"`
+	LookedAtUntil   *ebpf.Variable `ebpf:"looked_at_until"`
 	MasqueradePorts *ebpf.Variable `ebpf:"masquerade_ports"`
 	NodeNetns       *ebpf.Variable `ebpf:"node_netns"`
 }

@@ -67,7 +67,7 @@ static __always_inline __u64 pseudo_header(const struct packet *p, __u8 protocol
 	return sum + p->key.tuple.src.addr.w[3] + p->key.tuple.dst.addr.w[3];
 }
 
-// reset answers a SYN by RST (RFC 9293, section 3.5.2). With p the sum of the
+// reset answers a segment by RST (RFC 9293, section 3.10.7.1). With p the sum of the
 // pseudo header and h that of the TCP header, the field has to be -(p+h), or p if
 // the device is to make that of it. The window, which means nothing in a RST, makes
 // h = -2p, and both are p.
@@ -75,10 +75,13 @@ __noinline int reset(struct __sk_buff *skb, const struct packet *p)
 {
 	if (!p)
 		return NEVER;
-	const struct tcphdr *syn = at(skb, p->l4, sizeof(*syn));
-	if (!syn || syn->doff * 4U > p->l4_len)
+	const struct tcphdr *tcp = at(skb, p->l4, sizeof(*tcp));
+	if (!tcp || tcp->doff * 4U > p->l4_len)
 		return false;
-	__u32 ack = bpf_ntohl(syn->seq) + 1 + p->l4_len - syn->doff * 4U;
+	bool has_ack = p->told & TCP_ACK;
+	__be32 seq = has_ack ? tcp->ack_seq : 0;
+	__u32 length = p->l4_len - tcp->doff * 4U + !!(p->told & TCP_SYN) + !!(p->told & TCP_FIN);
+	__be32 ack = has_ack ? 0 : bpf_htonl(bpf_ntohl(tcp->seq) + length);
 	if (!turn_round(skb, p, sizeof(struct tcphdr)))
 		return false;
 	struct tcphdr *rst = at(skb, p->l4, sizeof(*rst));
@@ -87,11 +90,11 @@ __noinline int reset(struct __sk_buff *skb, const struct packet *p)
 	__u16 pseudo = fold16(pseudo_header(p, IPPROTO_TCP, sizeof(*rst)));
 	__be32 *words = (__be32 *)rst; // ports, sequence, acknowledgement, flags and window, checksum and urgent pointer
 	words[0] = p->key.tuple.dst.port | (__u32)p->key.tuple.src.port << 16;
-	words[1] = 0;
-	words[2] = bpf_htonl(ack);
-	words[3] = bpf_htonl((sizeof(*rst) / 4) << 28 | (TCP_RST | TCP_ACK) << 16);
+	words[1] = seq;
+	words[2] = ack;
+	words[3] = bpf_htonl((sizeof(*rst) / 4) << 28 | (has_ack ? TCP_RST : TCP_RST | TCP_ACK) << 16);
 	words[4] = 0;
-	__u64 sum = (__u64)words[0] + words[2] + words[3] + pseudo + pseudo;
+	__u64 sum = (__u64)words[0] + seq + ack + words[3] + pseudo + pseudo;
 	rst->window = ~fold16(sum);
 	rst->check = pseudo;
 	return true;
@@ -255,28 +258,28 @@ __noinline int notify(struct __sk_buff *skb, const struct packet *p, __u32 notic
 	return write_icmp4(skb, p, icmp, quoted, sum);
 }
 
-// ends counts how a program ended.
-static __always_inline int ends(__u32 outcome, int action)
+// ends notes how it ends with a packet.
+static __always_inline int ends(struct packet *p, __u8 outcome, int action)
 {
-	count(outcome);
+	p->outcome = outcome;
 	return action;
 }
 
 // tell sends a notice to who sent the packet.
-static __always_inline int tell(struct __sk_buff *skb, const struct packet *p, __u32 outcome, enum notice notice, __u32 mtu)
+static __always_inline int tell(struct __sk_buff *skb, struct packet *p, __u32 outcome, enum notice notice, __u32 mtu)
 {
 	if (p->fragment == LATER || !notify(skb, p, notice, mtu))
-		return ends(PACKET_MUTE, TC_ACT_SHOT);
-	return ends(outcome, send_back(skb, p));
+		return ends(p, PACKET_MUTE, TC_ACT_SHOT);
+	return ends(p, outcome, send_back(skb, p));
 }
 
-// refuse tells the sender of a flow's first packet that nobody is there.
-static __always_inline int refuse_packet(struct __sk_buff *skb, const struct packet *p)
+// refuse_packet tells its sender that nobody is there.
+static __always_inline int refuse_packet(struct __sk_buff *skb, struct packet *p, __u32 outcome)
 {
 	if (p->key.protocol == IPPROTO_UDP)
-		return tell(skb, p, PACKET_REFUSED, PORT_UNREACHABLE, 0);
+		return tell(skb, p, outcome, PORT_UNREACHABLE, 0);
 	bool made = p->fragment == WHOLE && (p->key.protocol == IPPROTO_TCP ? reset(skb, p) : abort_init(skb, p));
 	if (!made)
-		return ends(PACKET_MUTE, TC_ACT_SHOT);
-	return ends(PACKET_REFUSED, send_back(skb, p));
+		return ends(p, PACKET_MUTE, TC_ACT_SHOT);
+	return ends(p, outcome, send_back(skb, p));
 }

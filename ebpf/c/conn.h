@@ -25,13 +25,6 @@ struct {
 	__type(value, struct ports);
 } fragments SEC(".maps");
 
-#define TICK_SHIFT 30 // of ns: see struct flow
-
-static __always_inline __u32 ticks(void)
-{
-	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
-}
-
 // How many ticks a flow lasts after its last packet, by stage. They are those of
 // the kernel's connection tracking as Kubernetes sets them. What lasts too long is
 // the first to go when the table is full; only ports of masquerading wait for it.
@@ -155,22 +148,25 @@ __noinline int follow(const struct packet *p, struct flow *f)
 
 // may_go_on says whether a packet belongs to the flow whose row was found. One
 // with which a flow may begin does not if the flow is over, or if its backend
-// serves no more.
+// serves no more. With FLOW_RESETS the latter is true of all.
 __noinline int may_go_on(const struct packet *p, const struct flow *f)
 {
 	if (!p || !f)
 		return NEVER;
 	if (is_over(f, p->key.protocol, ticks()))
 		return false;
-	if (!p->begins || f->direction == REPLY)
+	if (f->direction == REPLY)
 		return true;
-	if (f->stage >= STAGE_ENDED)
+	if (!p->begins && (!(f->class & FLOW_RESETS) || p->told & TCP_RST))
+		return true;
+	if (p->begins && f->stage >= STAGE_ENDED)
 		return false;
+	__u8 class = f->class & ~FLOW_RESETS;
 	struct frontend_key key = {.addr = p->key.tuple.dst.addr, .port = p->key.tuple.dst.port, .protocol = p->key.protocol};
 	struct frontend frontend;
-	if (!find_frontend(&key, p->own, &frontend) || f->class >= CLASSES)
+	if (!find_frontend(&key, p->own, &frontend) || class >= CLASSES)
 		return false;
-	struct path path = frontend.paths[f->class];
+	struct path path = frontend.paths[class];
 	const struct pool *pool = bpf_map_lookup_elem(&pools, &path.pool);
 	if (path.verdict != VERDICT_FORWARD || !pool)
 		return false;

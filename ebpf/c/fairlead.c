@@ -15,4 +15,5 @@ const struct {
 	enum outcome outcome;
 	enum stage stage;
 	enum direction direction;
+	struct report report;
 } *for_go __attribute__((unused));

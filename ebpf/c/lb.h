@@ -9,16 +9,10 @@
 #include <bpf/bpf_helpers.h>
 
 #include "maps.h"
+#include "report.h"
 #include "types.h"
 
 #define NSEC_PER_SEC 1000000000ULL
-
-static __always_inline void count(__u32 outcome)
-{
-	__u64 *n = bpf_map_lookup_elem(&outcomes, &outcome);
-	if (n)
-		*n += 1;
-}
 
 static __always_inline bool same_addr(const struct addr *a, const struct addr *b)
 {

@@ -63,8 +63,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, OUTCOMES);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct tally);
 } outcomes SEC(".maps");
+
+// For one reader.
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 131072); // bytes
+} reports SEC(".maps");
 
 // Goes with its socket.
 struct {

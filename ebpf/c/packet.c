@@ -42,13 +42,13 @@ __noinline int carry(struct __sk_buff *skb, struct packet *p, struct flow *f, __
 	}
 	if (p->fragment == FIRST) {
 		if (p->key.protocol == IPPROTO_SCTP && ports_of(&p->key.tuple) != ports_of(&f->to))
-			return ends(PACKET_SCTP_FRAGMENT, TC_ACT_SHOT);
+			return ends(p, PACKET_SCTP_FRAGMENT, TC_ACT_SHOT);
 		remember_ports(p);
 	}
 	follow(p, f);
 	if (!rewrite(skb, p, &f->to, hops))
-		return ends(PACKET_NO_MEMORY, TC_ACT_SHOT);
-	return ends(outcome, depart(skb, p, where, &way));
+		return ends(p, PACKET_NO_MEMORY, TC_ACT_SHOT);
+	return ends(p, outcome, depart(skb, p, where, &way));
 }
 
 static __always_inline enum class class_of(const struct packet *p)
@@ -60,6 +60,13 @@ static __always_inline enum class class_of(const struct packet *p)
 	if (bpf_map_lookup_elem(&pod_cidrs, &key) || bpf_map_lookup_elem(&pod_links, &link))
 		return CLASS_POD;
 	return CLASS_OUTSIDE;
+}
+
+// resets is FLOW_RESETS for flows of a pool that wants it.
+static __always_inline __u8 resets(__u32 protocol, __u32 number)
+{
+	const struct pool *pool = bpf_map_lookup_elem(&pools, &number);
+	return protocol == IPPROTO_TCP && pool && pool->flags & POOL_RESET ? FLOW_RESETS : 0;
 }
 
 // decide looks whether a packet is for a Service, and where its flow is to go.
@@ -88,7 +95,7 @@ __noinline int choose_path(struct packet *p, struct flow *f)
 	if (chosen == SOCK_LOST)
 		return PACKET_LOST;
 	f->pool = path.pool;
-	f->class = class;
+	f->class = class | resets(p->key.protocol, path.pool);
 	p->masquerade = path.masquerade || same_addr(&f->to.dst.addr, &p->key.tuple.src.addr);
 	return chosen == SOCK_KEPT ? PACKET_KEPT : PACKET_BEGUN;
 }
@@ -99,7 +106,7 @@ __noinline int begin(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
 	if (!p || !f)
 		return NEVER;
-	bool change_port = p->masquerade && f->class != CLASS_NODE;
+	bool change_port = p->masquerade && (f->class & ~FLOW_RESETS) != CLASS_NODE;
 	f->to.src = p->key.tuple.src;
 	f->seen = ticks();
 	f->check = check_of(&p->key);
@@ -118,18 +125,18 @@ static __always_inline int start(struct __sk_buff *skb, struct packet *p, struct
 	int outcome = choose_path(p, f);
 	switch (outcome) {
 	case PACKET_PASSED:
-		return ends(outcome, GOES_ON);
+		return ends(p, outcome, GOES_ON);
 	case PACKET_REFUSED:
-		return refuse_packet(skb, p);
+		return refuse_packet(skb, p, PACKET_REFUSED);
 	case PACKET_BEGUN:
 	case PACKET_KEPT:
 		break;
 	default:
-		return ends(outcome, TC_ACT_SHOT);
+		return ends(p, outcome, TC_ACT_SHOT);
 	}
 	int failed = begin(skb, p, f);
 	if (failed)
-		return ends(failed, TC_ACT_SHOT);
+		return ends(p, failed, TC_ACT_SHOT);
 	return carry(skb, p, f, outcome);
 }
 
@@ -141,41 +148,67 @@ __noinline int carry_error(struct __sk_buff *skb, struct packet *p)
 	struct packet quoted = {.l3 = p->l4 + sizeof(struct icmp_header)};
 	struct flow f = {};
 	if (!find_quoted(skb, &quoted, &f) || quoted.l4 + QUOTED > p->l4 + p->l4_len)
-		return ends(PACKET_PASSED, GOES_ON);
+		return ends(p, PACKET_PASSED, GOES_ON);
 	struct way way = {};
 	int where = find_way(skb, p, &f.to.dst.addr, &way);
 	__u8 hops = where == WAY_LINK && !p->own;
 	if (where == WAY_NONE || where == WAY_TOO_BIG || (hops && p->ttl <= 1))
-		return ends(PACKET_MUTE, TC_ACT_SHOT); // nobody is told of a lost error
+		return ends(p, PACKET_MUTE, TC_ACT_SHOT); // nobody is told of a lost error
 	if (!rewrite_error(skb, p, &quoted, &f, hops) || !rewrite_quote(skb, p, &quoted, &f))
-		return ends(PACKET_NO_MEMORY, TC_ACT_SHOT);
-	return ends(PACKET_ERROR, depart(skb, p, where, &way));
+		return ends(p, PACKET_NO_MEMORY, TC_ACT_SHOT);
+	return ends(p, PACKET_ERROR, depart(skb, p, where, &way));
 }
 
-// handle is the story of a packet.
+// lead is the story of a packet.
+static __always_inline int lead(struct __sk_buff *skb, struct packet *p, struct flow *f)
+{
+	switch (parse(skb, p)) {
+	case PARSED_OTHER:
+		return ends(p, PACKET_PASSED, GOES_ON);
+	case PARSED_BROKEN:
+		return ends(p, PACKET_MALFORMED, GOES_ON);
+	case PARSED_ERROR:
+		return carry_error(skb, p);
+	}
+	if (p->fragment == LATER && !recall_ports(p))
+		return ends(p, PACKET_PASSED, GOES_ON);
+	if (read_flow(&p->key, f)) {
+		if (may_go_on(p, f))
+			return carry(skb, p, f, f->direction == REPLY ? PACKET_REPLIED : PACKET_FORWARDED);
+		if (!p->begins && f->class & FLOW_RESETS)
+			return refuse_packet(skb, p, PACKET_RESET); // again and again, until it is heard
+		forget(&p->key, f);
+	}
+	if (!p->begins)
+		return ends(p, PACKET_PASSED, GOES_ON);
+	__builtin_memset(f, 0, sizeof(*f));
+	return start(skb, p, f);
+}
+
+// report_packet tells who looks on.
+__noinline int report_packet(const struct packet *p, const struct flow *f)
+{
+	if (!p || !f)
+		return NEVER;
+	struct report *r = new_report(p->outcome, p->key.protocol);
+	if (!r)
+		return false;
+	r->asked = p->key.tuple;
+	r->link = p->link;
+	if (p->outcome == PACKET_BEGUN || p->outcome == PACKET_KEPT || p->outcome == PACKET_RESET)
+		r->backend = f->to.dst;
+	bpf_ringbuf_submit(r, 0);
+	return true;
+}
+
 __noinline int handle(struct __sk_buff *skb, __u32 l2, bool own)
 {
 	struct packet p = {.l2 = l2, .own = own, .link = skb->ifindex};
-	switch (parse(skb, &p)) {
-	case PARSED_OTHER:
-		return ends(PACKET_PASSED, GOES_ON);
-	case PARSED_BROKEN:
-		return ends(PACKET_MALFORMED, GOES_ON);
-	case PARSED_ERROR:
-		return carry_error(skb, &p);
-	}
-	if (p.fragment == LATER && !recall_ports(&p))
-		return ends(PACKET_PASSED, GOES_ON);
 	struct flow f = {};
-	if (read_flow(&p.key, &f)) {
-		if (may_go_on(&p, &f))
-			return carry(skb, &p, &f, f.direction == REPLY ? PACKET_REPLIED : PACKET_FORWARDED);
-		forget(&p.key, &f);
-	}
-	if (!p.begins)
-		return ends(PACKET_PASSED, GOES_ON);
-	__builtin_memset(&f, 0, sizeof(f));
-	return start(skb, &p, &f);
+	int action = lead(skb, &p, &f);
+	if (count(p.outcome))
+		report_packet(&p, &f);
+	return action;
 }
 
 // Of links with a route: of pods that have one of their own, and of all others.

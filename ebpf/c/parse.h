@@ -84,6 +84,7 @@ struct packet {
 	__u8 told; // TCP: the flags. SCTP: the type of the first chunk. ICMP: the type
 	__u8 begins; // a flow may begin with it
 	__u8 masquerade; // the flow that begins
+	__u8 outcome;
 };
 
 // No header that we look at starts further in: an IPv6 header, extension headers,

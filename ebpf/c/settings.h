@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What user space says once, at load: read-only data of the programs.
+// What user space says: at load, but for the last.
 #pragma once
 
 #include <linux/types.h>
@@ -13,3 +13,10 @@ struct port_range {
 };
 
 volatile const struct port_range masquerade_ports = {1024, 28976};
+
+// Flags of bpf_fib_lookup that the kernel knows.
+volatile const __u32 fib_flags;
+
+// Until which tick somebody looks on: see report.h. If they end without a word, it
+// ends by itself.
+volatile __u32 looked_at_until;

@@ -112,11 +112,34 @@ static __always_inline int choose(const struct asked *ask, __u32 pool, struct en
 	return choose_backend(pool, &sender, backend);
 }
 
-static __always_inline int refuse(__u32 outcome)
+// ends_socket notes how it ends with a socket: backend is whom it goes to, if to anybody.
+static __always_inline void ends_socket(const struct asked *ask, const struct endpoint *backend, __u32 outcome)
 {
-	count(outcome);
+	if (!count(outcome))
+		return;
+	struct report *r = new_report(outcome, ask->protocol);
+	if (!r)
+		return;
+	r->asked.dst = ask->to;
+	r->backend = *backend;
+	r->process = bpf_get_current_pid_tgid() >> 32;
+	bpf_ringbuf_submit(r, 0);
+}
+
+static __always_inline int refuse(const struct asked *ask, __u32 outcome)
+{
+	struct endpoint nobody = {};
+	ends_socket(ask, &nobody, outcome);
 	bpf_set_retval(-ECONNREFUSED);
 	return FAIL;
+}
+
+// leave lets a socket go where it wants to.
+static __always_inline int leave(const struct asked *ask, __u8 verdict)
+{
+	struct endpoint nobody = {};
+	ends_socket(ask, &nobody, verdict == VERDICT_PASS ? SOCK_PASSED : SOCK_LEFT);
+	return GO_ON;
 }
 
 static __always_inline void forget_peer(struct bpf_sock_addr *ctx)
@@ -154,20 +177,19 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	case VERDICT_FORWARD:
 		break;
 	case VERDICT_REJECT:
-		return refuse(SOCK_REFUSED);
+		return refuse(&ask, SOCK_REFUSED);
 	default:
 		if (ask.protocol == IPPROTO_UDP)
 			forget_peer(ctx); // such a socket connects again and again
-		count(path.verdict == VERDICT_PASS ? SOCK_PASSED : SOCK_LEFT);
-		return GO_ON;
+		return leave(&ask, path.verdict);
 	}
 	struct endpoint backend = {};
 	int outcome = choose(&ask, path.pool, &backend);
 	if (outcome == SOCK_LOST)
-		return refuse(SOCK_LOST);
+		return refuse(&ask, SOCK_LOST);
 	write_addr(ctx, v6, &backend);
 	remember_peer(ctx, &ask, path.pool, &backend);
-	count(outcome);
+	ends_socket(&ask, &backend, outcome);
 	return GO_ON;
 }
 
@@ -191,18 +213,17 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	case VERDICT_FORWARD:
 		break;
 	case VERDICT_REJECT:
-		return refuse(SOCK_REFUSED);
+		return refuse(&ask, SOCK_REFUSED);
 	default:
-		count(path.verdict == VERDICT_PASS ? SOCK_PASSED : SOCK_LEFT);
-		return GO_ON;
+		return leave(&ask, path.verdict);
 	}
 	struct endpoint backend = {};
 	struct datagram_key key = {.cookie = bpf_get_socket_cookie(ctx), .to = ask.to};
-	int outcome = SOCK_KEPT;
+	int outcome = SOCK_SENT;
 	if (!keep_datagrams(&key, path.pool, &backend)) {
 		outcome = choose(&ask, path.pool, &backend);
 		if (outcome == SOCK_LOST)
-			return refuse(SOCK_LOST);
+			return refuse(&ask, SOCK_LOST);
 		bpf_map_update_elem(&datagrams, &key, &backend, BPF_ANY);
 	}
 	key.to = backend;
@@ -210,7 +231,7 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	if (!known || !same_endpoint(known, &ask.to))
 		bpf_map_update_elem(&replies, &key, &ask.to, BPF_ANY);
 	write_addr(ctx, v6, &backend);
-	count(outcome);
+	ends_socket(&ask, &backend, outcome);
 	return GO_ON;
 }
 

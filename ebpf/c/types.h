@@ -208,9 +208,12 @@ struct flow {
 	__u8 direction;
 	__u8 stage;
 	__u8 ended_by;   // with STAGE_ENDING: the direction of who said so
-	__u8 class;      // of the sender
+	__u8 class;      // of the sender; with FLOW_RESETS
 	__u32 check;     // ties the row to its key: see read_flow
 };
+
+// Beside a flow's class: it is reset if its backend goes.
+#define FLOW_RESETS 0x80
 
 // The later fragments of a packet have no ports.
 struct fragments_key {
@@ -235,7 +238,8 @@ struct masquerade_key {
 enum outcome {
 	SOCK_PASSED,    // no Service's
 	SOCK_FORWARDED, // to a backend in turn
-	SOCK_KEPT,      // to the backend that the sender had, by affinity or UDP flow
+	SOCK_KEPT,      // the same, to the backend that the sender had, by affinity
+	SOCK_SENT,      // a datagram to the backend of those before
 	SOCK_REFUSED,   // no backend: the sender was told
 	SOCK_LEFT,      // to the packet path: DROP, or a sender whose address is not known
 	SOCK_LOST,      // no backend although the pool has some: told as refused
@@ -247,6 +251,7 @@ enum outcome {
 	PACKET_REPLIED,     // from a backend to who had asked
 	PACKET_ERROR,       // an ICMP error about a translated packet, to who had sent that
 	PACKET_REFUSED,     // REJECT: the sender was told
+	PACKET_RESET,       // its backend is gone, and the Service wants senders to be told
 	PACKET_DROPPED,     // DROP
 	PACKET_NOT_ADMITTED, // dropped: the sender is in none of the source ranges
 	PACKET_UNREACHABLE, // no way to the backend: the sender was told
@@ -259,4 +264,23 @@ enum outcome {
 	PACKET_NO_PORT,     // dropped: all ports for masquerading to this backend are in use
 	PACKET_NO_MEMORY,   // dropped
 	OUTCOMES,
+};
+
+// How often programs ended so, on one processor, and how many of these they have
+// reported in this tick.
+struct tally {
+	__u64 count;
+	__u32 tick;
+	__u32 reported;
+};
+
+// A report of one outcome, for who looks on.
+struct report {
+	__u64 at; // ns, CLOCK_MONOTONIC
+	struct tuple asked; // as the sender has it; of a socket src is not known
+	struct endpoint backend; // whom it goes to, zeros if to nobody
+	__u32 protocol;
+	__u32 outcome;
+	__u32 link; // by which the packet came in or goes out; 0: a socket
+	__u32 process; // of the socket
 };

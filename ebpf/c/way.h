@@ -14,6 +14,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "parse.h"
+#include "settings.h"
 #include "types.h"
 
 #ifndef AF_INET
@@ -72,7 +73,7 @@ __noinline int find_way(struct __sk_buff *skb, const struct packet *p, const str
 		fib.ipv4_src = p->key.tuple.src.addr.w[3];
 		fib.ipv4_dst = dst->w[3];
 	}
-	switch (bpf_fib_lookup(skb, &fib, sizeof(fib), 0)) {
+	switch (bpf_fib_lookup(skb, &fib, sizeof(fib), fib_flags)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		way->ifindex = fib.ifindex;
