@@ -14,6 +14,7 @@ type behaviour struct {
 	name     string
 	config   service.Config
 	ipv4Only bool
+	many     bool // objects: with an API server it is tried over one protocol only
 	steps    []step
 }
 
@@ -405,6 +406,7 @@ var behaviours = []behaviour{
 	},
 	{
 		name: "among many Services each finds its own",
+		many: true,
 		steps: []step{{
 			objects: append(many(20, 120), svc("web", 10), slice("web-1", "web", ready("a"), ready("b"))),
 			flows:   []flow{{"client", vip(10), 80, "a b"}, {"client", vip(20), 80, "c"}, {"client", vip(77), 80, "c"}, {"client", vip(119), 80, "c"}, {"client", vip(120), 80, "pass"}},

@@ -115,7 +115,7 @@ func (c *cluster) sync(t *testing.T, change service.Change) {
 // apply changes the cluster.
 func (c *cluster) apply(t *testing.T, objects ...object) {
 	t.Helper()
-	u := service.Update{Services: map[service.Name]*service.Service{}, Slices: map[service.Name]*service.Slice{}}
+	u := newUpdate()
 	for _, o := range objects {
 		o(c.variant, &u)
 	}
@@ -207,45 +207,65 @@ func word(b netip.AddrPort, masqueraded bool) string {
 // decision only to know how many flows to send and for how long to wait.
 func (c *cluster) observe(t *testing.T, from string, to netip.AddrPort, d service.Decision) string {
 	t.Helper()
-	flows, limit := max(len(d.Backends)*flowsEach, 1), patience
-	if d.Verdict == service.Pass || d.Verdict == service.Drop {
+	limit := patience
+	if c.seen(d, from, to) == "silence" {
 		limit = silence
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	replies, err := c.ask(ctx, from, echo.Endpoint{Network: c.protocol.String(), Addr: to}, flows)
-	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+	got, failure := c.send(t, volley{from, to, max(len(d.Backends)*flowsEach, 1), limit}, d)
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED) && d.Verdict == service.Pass && party(to.Addr()) != "":
-		return "silence" // the party itself refuses what is not for a Service
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "reject"
-	case errors.Is(err, syscall.EPERM) && from == "node" && d.Verdict != service.Forward:
-		// The packet did not pass the sender's own output filter. Whether that
-		// would have sent an error too cannot be seen.
-		return c.seen(d, from, to)
-	case timeout && limit == silence:
-		return "silence"
-	case err != nil:
-		return "failed: " + err.Error()
-	}
-	turns := map[string]int{}
-	for _, r := range replies {
-		masqueraded := from != "node" && party(r.Client.Addr()) != from
-		turns[word(r.Server, masqueraded)]++
-	}
-	if d.Affinity > 0 {
-		return kept(turns, c.seen(d, from, to))
+	case failure != "":
+		return failure
+	case d.Affinity > 0:
+		return kept(got, c.seen(d, from, to))
 	}
 	var words []string
-	for w, got := range turns {
-		if got != flowsEach {
-			w = fmt.Sprintf("%s(%d flows)", w, got)
+	for w, n := range got {
+		if n != flowsEach {
+			w = fmt.Sprintf("%s(%d flows)", w, n)
 		}
 		words = append(words, w)
 	}
 	slices.Sort(words)
 	return strings.Join(words, " ")
+}
+
+// volley are flows that a party sends one after the other, and for how long it waits
+// for answers.
+type volley struct {
+	from  string
+	to    netip.AddrPort
+	flows int
+	limit time.Duration
+}
+
+// send sends flows and counts which backends they got to, or says why they got to
+// none. Decision is what is expected of them.
+func (c *cluster) send(t *testing.T, v volley, d service.Decision) (got map[string]int, failure string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), v.limit)
+	defer cancel()
+	replies, err := c.ask(ctx, v.from, echo.Endpoint{Network: c.protocol.String(), Addr: v.to}, v.flows)
+	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED) && d.Verdict == service.Pass && party(v.to.Addr()) != "":
+		return nil, "silence" // the party itself refuses what is not for a Service
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return nil, "reject"
+	case errors.Is(err, syscall.EPERM) && v.from == "node" && d.Verdict != service.Forward:
+		// The packet did not pass the sender's own output filter. Whether that
+		// would have sent an error too cannot be seen.
+		return nil, c.seen(d, v.from, v.to)
+	case timeout && v.limit == silence:
+		return nil, "silence"
+	case err != nil:
+		return nil, "failed: " + err.Error()
+	}
+	got = map[string]int{}
+	for _, r := range replies {
+		masqueraded := v.from != "node" && party(r.Client.Addr()) != v.from
+		got[word(r.Server, masqueraded)]++
+	}
+	return got, ""
 }
 
 // kept is choices if all flows went to one and the same of them.
