@@ -3,6 +3,7 @@ package kube_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fairlead/fairlead/e2e/echo"
 	"github.com/fairlead/fairlead/e2e/kube"
@@ -55,12 +56,48 @@ func TestAPIServerHangs(t *testing.T) {
 	c.untilLogged("followed again")
 }
 
-// Connections to the API server break again and again while things change.
+// Proxies that start while the API server hangs say so, and serve as soon as it
+// goes on.
+func TestAPIServerHangsAtFirst(t *testing.T) {
+	c := newClusterBehind(t, (*kube.Relay).Hang)
+	c.untilLogged("the API server is not followed")
+	c.relay.Resume()
+	c.waitFor(lab.NewService("web", webIPv4, webIPv6))
+	c.checkSpread(c.pods...)
+}
+
+// A node whose clock is an hour slow does not trust the API server's new
+// certificate, which is half an hour old. It keeps what it has. (The clocks of a
+// machine's namespaces cannot differ; the certificate does.)
+func TestClockWrong(t *testing.T) {
+	c := newCluster(t)
+	c.restartCertified(time.Now().Add(30 * time.Minute))
+	c.untilLogged("the API server is not followed")
+	c.serve("web", c.pods[2])
+	c.checkSpread(c.pods...) // as before
+
+	c.restartCertified(time.Now().Add(-30 * time.Minute)) // the clock is right again
+	c.untilOnly(c.pods[2])
+	c.untilLogged("followed again")
+}
+
+// restartCertified restarts the API server with a certificate that is valid from
+// a time on.
+func (c *cluster) restartCertified(from time.Time) {
+	c.t.Helper()
+	c.must(c.api.Kill())
+	c.must(c.api.Certify(from, from.Add(24*time.Hour)))
+	c.must(c.api.Restart(c.t.Context()))
+}
+
+// Connections to the API server break again and again while things change, and
+// etcd forgets what was before.
 func TestWatchCut(t *testing.T) {
 	c := newCluster(t)
 	for i := range 9 {
 		pod := c.pods[i%len(c.pods)]
 		c.relay.Cut()
+		c.must(c.api.Compact(t.Context()))
 		c.serve("web", pod)
 		c.untilOnly(pod)
 	}
