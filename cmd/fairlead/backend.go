@@ -25,6 +25,8 @@ type backendFlags struct {
 	masqueradeBit   uint8
 	bpf             bpf.Config
 	mapSizes        map[string]int
+	// countedPorts is of how many Service ports connections are counted one by one.
+	countedPorts int
 }
 
 func (f *backendFlags) register(cmd *cobra.Command) {
@@ -32,6 +34,7 @@ func (f *backendFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.mode, "mode", "iptables", "how the kernel is programmed: iptables, ebpf, or auto for ebpf where the kernel can, else iptables")
 	flags.StringVar(&f.iptablesVariant, "iptables-variant", "", `which iptables to use: legacy, nft, auto for what the node's other programs use, or "" for what the host calls iptables`)
 	flags.Uint8Var(&f.masqueradeBit, "iptables-masquerade-bit", 14, "bit (0 to 31) of the packet mark that packets to be masqueraded have")
+	flags.IntVar(&f.countedPorts, "connection-metrics", 500, "how many Service ports have a counter of their connections in the metrics; 0 counts none")
 	flags.StringVar(&f.bpf.Root, "bpf-root", bpf.DefaultRoot, "folder of a bpf file system in which programs and maps are pinned")
 	flags.StringVar(&f.bpf.CgroupRoot, "cgroup-root", "", "folder of cgroup v2 below which sockets are served (default: the root of all cgroups)")
 	flags.StringToIntVar(&f.mapSizes, "map-size", nil, "how many rows a map of the ebpf mode has: "+strings.Join(bpf.MapNames(), ", "))
@@ -51,6 +54,9 @@ func (f *backendFlags) check() error {
 	}
 	if f.masqueradeBit > 31 {
 		return usagef("--iptables-masquerade-bit %d: allowed are 0 to 31", f.masqueradeBit)
+	}
+	if f.countedPorts < 0 || f.countedPorts > maxCountedPorts {
+		return usagef("--connection-metrics %d: allowed are 0 to %d", f.countedPorts, maxCountedPorts)
 	}
 	f.bpf.Sizes = map[string]uint32{}
 	for _, name := range slices.Sorted(maps.Keys(f.mapSizes)) {
@@ -72,6 +78,10 @@ const autoVariant = "auto"
 // maxMapSize is more rows than any cluster needs and less than the kernel's limits.
 const maxMapSize = 1 << 24
 
+// maxCountedPorts is where a counter more begins to cost, each time that iptables
+// writes rules: the kernel looks them up one by one.
+const maxCountedPorts = 10_000
+
 // backend programs the kernel in one mode. What another mode has left there it
 // removes as soon as its own is in the kernel: flows that have begun go on.
 type backend struct {
@@ -79,6 +89,11 @@ type backend struct {
 	fmt.Stringer
 	mode   string
 	others func(context.Context) error // removes what other modes left; nil: done
+}
+
+// counter is a backend that counts connections, of each Service port.
+type counter interface {
+	Connections() (map[service.Origin]uint64, error)
 }
 
 // Sync is the mode's own.
@@ -122,12 +137,15 @@ func (f *backendFlags) newBackend(node string, log *slog.Logger) (*backend, erro
 	for _, err := range b.Missing() {
 		log.Warn("one address family is not served", "error", err)
 	}
+	if err := b.Uncounted(); err != nil {
+		log.Warn("connections of Services are not counted", "error", err)
+	}
 	removeBPF := func(context.Context) error { return bpf.Remove(f.bpf.Root) }
 	return &backend{b, b, "iptables", removeBPF}, nil
 }
 
 func (f *backendFlags) newIptables(node string) (*iptables.Backend, error) {
-	return iptables.New(iptables.Config{Variant: f.iptablesVariant, MasqueradeMark: 1 << f.masqueradeBit, Node: node})
+	return iptables.New(iptables.Config{Variant: f.iptablesVariant, MasqueradeMark: 1 << f.masqueradeBit, Counters: f.countedPorts, Node: node})
 }
 
 // removeIptables is for hosts that may never have had an iptables.

@@ -145,6 +145,9 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 		monitor.Stale = kube.Stale
 	}
 	monitor.Asked = counters.Asked
+	if c, ok := p.Backend.(*backend).Backend.(counter); ok && f.countedPorts > 0 {
+		counters.CountConnections(f.countedPorts, c.Connections)
+	}
 	checks := health.NewNodePorts(monitor.Works)
 	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters}, checks
 

@@ -68,17 +68,7 @@ func (n *node) attach(name, network string) *netns.NS {
 // toServer is the Table of one Service at 10.96.0.1.
 func toServer() *service.Table {
 	r := service.NewResolver(service.Config{NodeName: "n1"})
-	name := service.Name{Namespace: "default", Name: "web"}
-	r.Apply(service.Update{
-		Services: map[service.Name]*service.Service{name: {
-			Name: name, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
-			Ports: []service.ServicePort{{Port: service.Port{Protocol: service.TCP, Number: 80}}},
-		}},
-		Slices: map[service.Name]*service.Slice{name: {
-			Name: name, Service: "web", Ports: []service.Port{{Protocol: service.TCP, Number: 8080}},
-			Endpoints: []service.Endpoint{{Addr: netip.MustParseAddr("10.0.2.2"), Ready: true, Serving: true}},
-		}},
-	})
+	r.Apply(serverAs("web", "10.96.0.1"))
 	return r.Table()
 }
 

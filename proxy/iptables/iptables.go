@@ -28,23 +28,26 @@ type Config struct {
 	// MasqueradeMark is the bit of the packet mark for packets to be
 	// masqueraded. kube-proxy's is 0x4000.
 	MasqueradeMark uint32
+	// Counters is of how many Service ports connections are counted, at most.
+	Counters int
 	// Node is the name of the node: nodes begin the turns of a pool at different
 	// backends.
 	Node string
 }
 
 // Backend programs one network namespace: the one in which its methods run.
-// It is for one goroutine.
+// It is for one goroutine, but for Connections.
 type Backend struct {
 	families []*family
 	missing  []error
+	counters *counters
 }
 
 // New finds the iptables commands and looks whether the kernel takes them. A
 // host may do without the commands or the tables of one family (see Missing), not
 // without both. The error wraps exec.ErrNotFound if there are no commands.
 func New(config Config) (*Backend, error) {
-	b := &Backend{}
+	b := &Backend{counters: newCounters(config.Counters)}
 	for _, ipv6 := range []bool{false, true} {
 		f, err := newFamily(config, ipv6)
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, errNoTable) || errors.Is(err, errLacks) {
@@ -59,8 +62,27 @@ func New(config Config) (*Backend, error) {
 	if len(b.families) == 0 {
 		return nil, errors.Join(b.missing...)
 	}
+	for _, f := range b.families {
+		f.opts.Counters = b.counters.of
+	}
+	if b.Uncounted() != nil {
+		b.counters.limit = 0
+	}
 	return b, nil
 }
+
+// Uncounted says why no connections are counted; nil if they are.
+func (b *Backend) Uncounted() error {
+	var errs []error
+	for _, f := range b.families {
+		errs = append(errs, f.lacks[withCounters])
+	}
+	return errors.Join(errs...)
+}
+
+// Connections says how many connections each Service port has got that has a counter.
+// It is safe for concurrent use.
+func (b *Backend) Connections() (map[service.Origin]uint64, error) { return b.counters.read() }
 
 // Missing says for a family that cannot be used why. Its Services are not served.
 func (b *Backend) Missing() []error { return b.missing }
@@ -78,11 +100,17 @@ func (b *Backend) String() string {
 // of the Sync before. After an error the next Sync reads back what the kernel
 // has and mends what differs, whatever its change says; so does the first one.
 func (b *Backend) Sync(ctx context.Context, t *service.Table, change service.Change) error {
+	change = b.counters.choose(t, change)
 	var errs []error
 	for _, f := range b.families {
 		errs = append(errs, f.sync(ctx, t, change))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		b.counters.known = false
+		return err
+	}
+	b.counters.tidy(t, change)
+	return nil
 }
 
 // Intact looks whether the rules that lead to ours are still there: other
@@ -129,7 +157,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	for _, f := range b.families {
 		errs = append(errs, f.become(ctx, nil))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, b.counters.removeAll(ctx))...)
 }
 
 // family is the rules of IPv4 or of IPv6.

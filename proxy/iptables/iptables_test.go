@@ -34,6 +34,8 @@ type node struct {
 	t       *testing.T
 	variant string
 	backend *Backend
+	// counters are Config's for the next start.
+	counters int
 }
 
 // start is a process that starts: a Backend that knows nothing yet.
@@ -41,7 +43,7 @@ func (n *node) start() *Backend {
 	n.t.Helper()
 	var b *Backend
 	err := n.Do(func() (err error) {
-		b, err = New(Config{Variant: n.variant, MasqueradeMark: 0x4000})
+		b, err = New(Config{Variant: n.variant, MasqueradeMark: 0x4000, Counters: n.counters})
 		return err
 	})
 	if err != nil {

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"runtime"
 	"strings"
-	"syscall"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/proxy/nfacct"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
@@ -21,6 +24,7 @@ type need struct {
 const (
 	withAffinity = "session affinity"
 	withSCTP     = "SCTP"
+	withCounters = "counting connections"
 )
 
 // needs are all that Render uses.
@@ -47,6 +51,7 @@ func (f *family) needs() []need {
 		{filter, "-p tcp " + r.refusal(service.Path{Verdict: service.Reject}, refusal), "ipt_REJECT, ip6t_REJECT", ""},
 		{nat, "-m recent --set --name FAIRLEAD-B --rsource", "xt_recent", withAffinity},
 		{nat, "-p sctp -m sctp --dport 1", "xt_sctp", withSCTP},
+		{nat, counting + probeCounter, "xt_nfacct", withCounters},
 	}
 }
 
@@ -77,6 +82,8 @@ func (f *family) probe() error {
 	return nil
 }
 
+const probeCounter = counterPrefix + "probe"
+
 // tryElsewhere makes rules in an empty namespace.
 func (f *family) tryElsewhere(needs ...need) error {
 	rules := Ruleset{nat: {}, filter: {}}
@@ -88,13 +95,37 @@ func (f *family) tryElsewhere(needs ...need) error {
 		rules[n.table][chain] = append(rules[n.table][chain], n.rule)
 	}
 	cmd := exec.Command(f.restoreCmd, "-w", lockWait)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	cmd.Stdin = strings.NewReader(newScript(nil, rules).String())
-	out, err := cmd.CombinedOutput()
+	var out []byte
+	err := elsewhere(func() (err error) {
+		_ = nfacct.Add(probeCounter) // where that fails so does the rule
+		out, err = cmd.CombinedOutput()
+		return err
+	})
 	if err != nil && len(out) > 0 {
 		return fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(string(out)), " "))
 	}
 	return err
+}
+
+// elsewhere runs f on a thread in a network namespace that goes with the thread.
+func elsewhere(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() { // /proc/net shows the namespace of this one
+			done <- elsewhere(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		// Never unlocked: so the thread ends with the goroutine.
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("make a network namespace: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
 }
 
 // unserved are the Services that need what is not there.

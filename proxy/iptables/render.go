@@ -55,6 +55,9 @@ type Options struct {
 	Node string
 	// LocalnetWasOn: addresses of 127.0.0.0/8 were routed before Fairlead came.
 	LocalnetWasOn bool
+	// Counters are names of the kernel's counters (see package nfacct) to which the
+	// connections of Service ports are added. A Service port without one is not counted.
+	Counters map[service.Origin]string
 }
 
 // Render compiles the Table for one family. It is pure: the result is a function
@@ -479,12 +482,17 @@ func (r *renderer) matching(key service.Key, origin service.Origin) string {
 // change of the pool, and with iptables-legacy, where every write is one of the
 // whole table, after any change.
 //
+// Connections are counted before they take their turn.
+//
 // With affinity the kernel keeps a list of recent senders for each backend
 // (xt_recent); senders on one are led there before anybody takes a turn.
 func (r *renderer) pool(id service.PoolID) {
 	pool := r.table.Pools[id]
 	backends := rotated(pool.Backends, r.opts.Node+" "+id.String())
-	var again, turns []string
+	var counted, again, turns []string
+	if name, ok := r.opts.Counters[id.Origin]; ok {
+		counted = []string{counting + name}
+	}
 	for i, backend := range backends {
 		dnat := "-j DNAT --to-destination " + addrPortText(backend)
 		turn := fmt.Sprintf("-p %s ", pool.Protocol)
@@ -500,8 +508,11 @@ func (r *renderer) pool(id service.PoolID) {
 		}
 		turns = append(turns, turn+dnat)
 	}
-	r.nat[poolChain(id)] = append(again, turns...)
+	r.nat[poolChain(id)] = slices.Concat(counted, again, turns)
 }
+
+// counting adds what gets there to a counter, and goes on with the next rule.
+const counting = "-m nfacct --nfacct-name "
 
 // rotated are the backends, beginning at one that follows from by.
 func rotated(backends []netip.AddrPort, by string) []netip.AddrPort {
@@ -526,6 +537,11 @@ func poolChain(id service.PoolID) string { return chainName("P", id.String()) }
 // chainName makes a name of at most 28 characters, the limit of xtables
 // (XT_EXTENSION_MAXNAMELEN less the terminating zero), out of what it stands for.
 func chainName(kind, of string) string {
+	return prefix + kind + "-" + digest(of)
+}
+
+// digest is 16 characters, of which no two texts have the same ones.
+func digest(of string) string {
 	sum := sha256.Sum256([]byte(of))
-	return prefix + kind + "-" + strings.ToUpper(base32.HexEncoding.EncodeToString(sum[:])[:16])
+	return base32.HexEncoding.EncodeToString(sum[:])[:16]
 }

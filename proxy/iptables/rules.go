@@ -51,6 +51,7 @@ func parse(saved []byte) (Ruleset, error) {
 		case strings.HasPrefix(line, "-A "):
 			chain, rule, _ := strings.Cut(line[len("-A "):], " ")
 			if ours(chain) || leadsToUs.MatchString(rule) {
+				rule = strings.Replace(rule, counting+" ", counting, 1) // as iptables 1.8.9 prints it
 				chains[chain] = append(chains[chain], rule)
 			}
 		}

@@ -110,6 +110,11 @@ func (o Origin) String() string {
 	return o.Service.String() + ":" + o.Port
 }
 
+// Compare orders by Service, then by port name.
+func (o Origin) Compare(p Origin) int {
+	return cmp.Or(o.Service.Compare(p.Service), cmp.Compare(o.Port, p.Port))
+}
+
 // Path is what becomes of a new flow.
 type Path struct {
 	Verdict Verdict
@@ -154,8 +159,7 @@ func (id PoolID) String() string {
 // Compare orders by Service, port name, family, and all before local.
 func (id PoolID) Compare(other PoolID) int {
 	return cmp.Or(
-		id.Service.Compare(other.Service),
-		cmp.Compare(id.Port, other.Port),
+		id.Origin.Compare(other.Origin),
 		cmp.Compare(b2i(id.IPv6), b2i(other.IPv6)),
 		cmp.Compare(b2i(id.Local), b2i(other.Local)))
 }
@@ -240,6 +244,12 @@ func (t *Table) Keys(dst netip.AddrPort, protocol Protocol) []Key {
 		keys = append(keys, Key{AnyNodeAddr(addr.Is6()), dst.Port(), protocol})
 	}
 	return keys
+}
+
+// Has says whether there is a pool.
+func (t *Table) Has(id PoolID) bool {
+	_, ok := t.Pools[id]
+	return ok
 }
 
 // Frontend finds the frontend of a destination.
