@@ -20,7 +20,7 @@ import (
 // A short run: everything is right, and everything that was asked for is there.
 func TestBench(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "new", "folder")
-	args := []string{"bench", "--services", "1", "--blocks", "2", "--max-steal", "100", "--candidates", "direct,iptables-nft", "--out", out}
+	args := []string{"bench", "--services", "1", "--blocks", "2", "--max-steal", "100", "--candidates", "direct,iptables-nft,ebpf", "--out", out}
 	o := run(t, args...)
 	if o.code != 0 {
 		t.Fatalf("%+v", o)
@@ -33,9 +33,12 @@ func TestBench(t *testing.T) {
 		}
 	}
 	for _, m := range r.Measures {
-		want := []string{"direct", "iptables-nft"}
+		want := []string{"direct", "iptables-nft", "ebpf"}
 		if m.Base != datapath.Direct {
 			want = want[1:]
+		}
+		if m.Figure == "maps" {
+			want = []string{"ebpf"}
 		}
 		var got []string
 		for _, row := range m.Rows {
@@ -47,7 +50,7 @@ func TestBench(t *testing.T) {
 			t.Errorf("%s %s with %d Services: candidates (-want +got):\n%s", m.ID, m.Figure, m.Services, diff)
 		}
 	}
-	for _, id := range []string{"tcp-new", "udp-new", "node-port-new", "no-service-new", "cold", "change", "restart"} {
+	for _, id := range []string{"tcp-new", "udp-new", "node-port-new", "no-service-new", "cold", "change", "changes", "restart", "update", "mode"} {
 		if !slices.ContainsFunc(r.Measures, func(m datapath.Measure) bool { return m.ID == id && m.Services == 1 }) {
 			t.Errorf("%s was not measured", id)
 		}
@@ -61,7 +64,7 @@ func TestBench(t *testing.T) {
 		t.Errorf("compared with itself: %+v", o)
 	}
 	worse := filepath.Join(out, "worse.json")
-	r.Measures[0].Rows[0] = datapath.Row{Candidate: r.Measures[0].Rows[0].Candidate, Wrong: "no answer"}
+	r.Measures[0].Rows[0] = datapath.Row{Candidate: r.Measures[0].Rows[0].Candidate, Flaw: datapath.Flaw{Wrong: "no answer"}}
 	writeJSON(t, worse, r)
 	if o := run(t, "bench", "compare", results, worse); o.code != 1 || !strings.Contains(o.stdout, "no answer") {
 		t.Errorf("compared with a candidate that is wrong: %+v", o)
@@ -111,6 +114,7 @@ func TestBenchUsage(t *testing.T) {
 		"services":     {[]string{"--services", "0"}, "measure with 0 Services: allowed are 1 to 100000"},
 		"suite":        {[]string{"--suite", "slow"}, `run suite "slow": allowed are quick and full`},
 		"blocks":       {[]string{"--blocks", "1"}, "measure 1 blocks: at least 2 are needed"},
+		"reference":    {[]string{"--reference", "/opt/cni/bin"}, "compare with the reference plugins of --reference: they are measured with --cni only"},
 		"word":         {[]string{"ebpf"}, `measure "ebpf": allowed are cni and compare, or none`},
 		"directory":    {[]string{"--out", filepath.Join(file, "x")}, "make directory for the results: mkdir " + file + ": not a directory"},
 		"no programs":  {[]string{"--bin-dir", filepath.Dir(file)}, "find program fairlead in " + filepath.Dir(file) + ": run make build first"},
@@ -130,6 +134,23 @@ func TestBenchUsage(t *testing.T) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		finish(t, cmd).wantError(t, 2, "fairlead-lab: make network namespaces: this needs root")
 	})
+}
+
+// What the kernel lacks is one line, before anything is measured.
+func TestBenchWithoutCgroups(t *testing.T) {
+	out := t.TempDir()
+	cmd := exec.Command("unshare", "--mount", "sh", "-ec",
+		`for dir in $(awk '$3 == "cgroup2" { print $2 }' /proc/mounts); do umount -l "$dir"; done; exec "$@"`, "sh",
+		labProgram(t), "bench", "--services", "1", "--candidates", "direct,ebpf", "--out", out)
+	o := finish(t, cmd)
+	const want = "no cgroup v2 file system is mounted\n"
+	if o.code != 2 || !strings.HasPrefix(o.stderr, "fairlead-lab: start ebpf: ") || !strings.HasSuffix(o.stderr, want) || strings.Count(o.stderr, "\n") != 1 {
+		t.Errorf("got status %d and %q, want 2 and one line that ends in %q", o.code, o.stderr, want)
+	}
+	if files, err := os.ReadDir(out); err != nil || len(files) > 0 {
+		t.Errorf("left in %s: %v, %v", out, files, err)
+	}
+	wantNothingOf(t, cmd)
 }
 
 // benching is a run that has begun to measure.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fairlead/fairlead/e2e/bench"
 	"github.com/fairlead/fairlead/e2e/bench/datapath"
 )
 
@@ -19,6 +20,8 @@ type benchFlags struct {
 	datapath.Options
 	out   string
 	steal float64
+	cni   bool             // measure the CNI plugin too
+	pods  bench.CNIOptions // how
 }
 
 func newBench() *cobra.Command {
@@ -36,11 +39,15 @@ for each block of slices, and compared within the block. A candidate is checked
 first: one that spreads connections wrongly, shows the wrong source address or
 loses a connection is shown as wrong, without figures.
 
+With --cni, and always in the full suite, the CNI plugin is measured after the
+proxies, as 'fairlead-lab bench cni' does.
+
 A table is printed, and the directory --out gets results.json, report.html, which
 needs nothing beside it, and its charts as SVG and PNG.`,
 		Example: `  fairlead-lab bench
   fairlead-lab bench --suite full --out full
   fairlead-lab bench --candidates direct,iptables-legacy,iptables-nft --services 1,100
+  fairlead-lab bench --cni --reference /opt/cni/bin
   fairlead-lab bench compare before/results.json after/results.json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -64,6 +71,8 @@ needs nothing beside it, and its charts as SVG and PNG.`,
 	cmd.Flags().StringVar(&f.BinDir, "bin-dir", "", "where fairlead is (default: beside fairlead-lab)")
 	cmd.Flags().Uint64Var(&f.Seed, "seed", 0, "for the order in each block (default: random)")
 	cmd.Flags().Float64Var(&f.steal, "max-steal", 2, "percentage of processor time taken by other machines with which a block does not count")
+	cmd.Flags().BoolVar(&f.cni, "cni", false, "measure the CNI plugin too (default: in the suite full)")
+	cmd.Flags().StringVar(&f.pods.Reference, "reference", "", referenceUsage)
 	cmd.AddCommand(newBenchCNI(), newBenchCompare(), newBenchLoad())
 	return cmd
 }
@@ -95,7 +104,28 @@ func prepareBench(f *benchFlags) error {
 	if err := datapath.Preflight(f.Options); err != nil {
 		return err
 	}
+	if err := f.preparePods(); err != nil {
+		return err
+	}
 	return writable(f.out)
+}
+
+// preparePods completes the options of the CNI plugin's part.
+func (f *benchFlags) preparePods() error {
+	f.cni = f.cni || f.Suite == "full"
+	if !f.cni && f.pods.Reference != "" {
+		return errors.New("compare with the reference plugins of --reference: they are measured with --cni only")
+	}
+	if !f.cni {
+		return nil
+	}
+	reference := f.pods.Reference
+	f.pods = defaultPods()
+	f.pods.Reference, f.pods.BinDir, f.pods.Seed, f.pods.MaxSteal = reference, f.BinDir, f.Seed, f.MaxSteal
+	if f.Blocks > 0 {
+		f.pods.Blocks = f.Blocks
+	}
+	return prepareBenchCNI(&f.pods)
 }
 
 // writable makes the directory and says what is in the way of files in it.
@@ -122,8 +152,22 @@ func runBench(cmd *cobra.Command, f benchFlags) error {
 	if len(results.Measures) == 0 {
 		return err
 	}
+	if f.cni && err == nil {
+		results.CNI, err = measurePods(cmd, f.pods)
+	}
 	if failed := printResults(cmd.OutOrStdout(), results); failed != nil {
 		return errors.Join(err, failed)
 	}
 	return errors.Join(err, writeResults(cmd, f.out, results))
+}
+
+// measurePods is the CNI plugin's part. Without it the rest is as good.
+func measurePods(cmd *cobra.Command, opts bench.CNIOptions) (*bench.CNIReport, error) {
+	fmt.Fprintln(cmd.OutOrStdout(), "\nCNI plugin")
+	opts.Progress = progressLines(cmd.OutOrStdout())
+	report, err := bench.CNI(cmd.Context(), opts)
+	if err != nil {
+		return nil, fmt.Errorf("measure the CNI plugin: %w", err)
+	}
+	return &report, printCNIReport(cmd.OutOrStdout(), report)
 }

@@ -17,7 +17,7 @@ import (
 )
 
 func newBenchCNI() *cobra.Command {
-	var opts bench.CNIOptions
+	opts := defaultPods()
 	var output string
 	var steal float64
 	cmd := &cobra.Command{
@@ -37,21 +37,32 @@ blocks, and its 95 % interval.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			opts.MaxSteal = steal / 100
-			if err := prepareBenchCNI(&opts, output); err != nil {
+			if output != "text" && output != "json" {
+				return fmt.Errorf("print output as %q: allowed are text and json", output)
+			}
+			if err := prepareBenchCNI(&opts); err != nil {
 				return err
 			}
 			return runBenchCNI(cmd, opts, output == "json")
 		},
 	}
 	cmd.Flags().StringVar(&opts.BinDir, "bin-dir", "", "where fairlead-cni is (default: beside fairlead-lab)")
-	cmd.Flags().StringVar(&opts.Reference, "reference", "", "where the reference plugins bridge and host-local are (default: without them)")
-	cmd.Flags().IntVar(&opts.Blocks, "blocks", 20, "number of blocks")
-	cmd.Flags().IntSliceVar(&opts.Held, "held", []int{1_000, 10_000, 60_000}, "numbers of addresses that are held already")
-	cmd.Flags().IntSliceVar(&opts.AtOnce, "at-once", []int{16, 30}, "numbers of pods that come, and go, at once")
+	cmd.Flags().StringVar(&opts.Reference, "reference", "", referenceUsage)
+	cmd.Flags().IntVar(&opts.Blocks, "blocks", opts.Blocks, "number of blocks")
+	cmd.Flags().IntSliceVar(&opts.Held, "held", opts.Held, "numbers of addresses that are held already")
+	cmd.Flags().IntSliceVar(&opts.AtOnce, "at-once", opts.AtOnce, "numbers of pods that come, and go, at once")
 	cmd.Flags().Uint64Var(&opts.Seed, "seed", 0, "for the order in each block (default: random)")
 	cmd.Flags().Float64Var(&steal, "max-steal", 2, "percentage of processor time taken by other machines with which a block does not count")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text, or json: one object on standard output, the text on standard error")
 	return cmd
+}
+
+const referenceUsage = "where the reference plugins bridge and host-local are (default: without them)"
+
+// defaultPods is what is measured of the CNI plugin unless something else is asked
+// for.
+func defaultPods() bench.CNIOptions {
+	return bench.CNIOptions{Blocks: 20, Held: []int{1_000, 10_000, 60_000}, AtOnce: []int{16, 30}}
 }
 
 // The greatest numbers that can be asked for: pods at once as a bridge has ports,
@@ -62,10 +73,7 @@ const (
 )
 
 // prepareBenchCNI completes the options and says what is wrong with them.
-func prepareBenchCNI(opts *bench.CNIOptions, output string) error {
-	if output != "text" && output != "json" {
-		return fmt.Errorf("print output as %q: allowed are text and json", output)
-	}
+func prepareBenchCNI(opts *bench.CNIOptions) error {
 	if opts.Blocks < 2 {
 		return fmt.Errorf("measure %d blocks: at least 2 are needed", opts.Blocks)
 	}
@@ -128,8 +136,7 @@ func runBenchCNI(cmd *cobra.Command, opts bench.CNIOptions, asJSON bool) error {
 	if asJSON {
 		text = cmd.ErrOrStderr()
 	}
-	began := time.Now()
-	opts.Progress = func(line string) { fmt.Fprintf(text, "%6.1f s  %s\n", time.Since(began).Seconds(), line) }
+	opts.Progress = progressLines(text)
 	report, err := bench.CNI(cmd.Context(), opts)
 	if err != nil {
 		return err
@@ -141,6 +148,12 @@ func runBenchCNI(cmd *cobra.Command, opts bench.CNIOptions, asJSON bool) error {
 		return printJSON(cmd.OutOrStdout(), report)
 	}
 	return nil
+}
+
+// progressLines prints each step with the time since now.
+func progressLines(out io.Writer) func(string) {
+	began := time.Now()
+	return func(line string) { fmt.Fprintf(out, "%6.1f s  %s\n", time.Since(began).Seconds(), line) }
 }
 
 func printCNIReport(out io.Writer, r bench.CNIReport) error {
@@ -179,19 +192,9 @@ func percentileCells(p bench.Percentiles) string {
 func printFigures(out io.Writer, figures []bench.Figure) error {
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "figure\tmedian\t95 % interval\twanted\t")
+	fmt.Fprintln(w, "figure\tmedian\t95 % interval\twanted")
 	for _, f := range figures {
-		fmt.Fprintf(w, "%s\t%.2f %s\t%.2f to %.2f\t%s\t%s\n", f.Name, f.Estimate, f.Unit, f.Low, f.High, wanted(f), f.Verdict)
+		fmt.Fprintf(w, "%s\t%.2f %s\t%.2f to %.2f\t%s\n", f.Name, f.Estimate, f.Unit, f.Low, f.High, f.Wanted())
 	}
 	return w.Flush()
-}
-
-func wanted(f bench.Figure) string {
-	switch {
-	case f.AtMost != 0:
-		return fmt.Sprintf("at most %g", f.AtMost)
-	case f.AtLeast != 0:
-		return fmt.Sprintf("at least %g", f.AtLeast)
-	}
-	return ""
 }

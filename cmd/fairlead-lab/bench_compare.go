@@ -64,7 +64,7 @@ func compare(out io.Writer, before, after datapath.Results) error {
 
 func change(d datapath.Difference) string {
 	switch d.Verdict {
-	case datapath.NowWrong:
+	case datapath.NowFlawed:
 		return d.Why
 	case datapath.Faster, datapath.Slower:
 		unit := " " + d.Unit

@@ -42,8 +42,8 @@ func countServices(n int) string {
 }
 
 func cells(m datapath.Measure, r datapath.Row) string {
-	if r.Wrong != "" {
-		return "wrong: " + r.Wrong
+	if flaw := r.Verdict(); flaw != "" {
+		return flaw
 	}
 	if r.Median == nil {
 		return "not measured"

@@ -57,6 +57,17 @@ const (
 	Unclear Verdict = "unclear"
 )
 
+// Wanted is what the figure is to be, and whether it is; "" if nothing is wanted.
+func (f Figure) Wanted() string {
+	switch {
+	case f.AtMost != 0:
+		return fmt.Sprintf("at most %g: %s", f.AtMost, f.Verdict)
+	case f.AtLeast != 0:
+		return fmt.Sprintf("at least %g: %s", f.AtLeast, f.Verdict)
+	}
+	return ""
+}
+
 func (f Figure) judged() Figure {
 	switch {
 	case f.AtMost != 0:

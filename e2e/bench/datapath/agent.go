@@ -77,14 +77,11 @@ func startAgent(ns *netns.NS, cmd *exec.Cmd, cgroup, log string) (*agent, error)
 	}
 	defer func() { _, _ = ordersIn.Close(), reportsOut.Close() }()
 	cmd.Stdin, cmd.Stdout = ordersIn, reportsOut
-	if cgroup != "" {
-		dir, err := os.Open(cgroup)
-		if err != nil {
-			return nil, errors.Join(err, orders.Close(), reports.Close())
-		}
-		defer func() { _ = dir.Close() }()
-		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	leave, err := enter(cmd, cgroup)
+	if err != nil {
+		return nil, errors.Join(err, orders.Close(), reports.Close())
 	}
+	defer leave()
 	program, err := lab.StartProgram(ns, cmd, log)
 	if err != nil {
 		return nil, errors.Join(err, orders.Close(), reports.Close())
@@ -92,6 +89,20 @@ func startAgent(ns *netns.NS, cmd *exec.Cmd, cgroup, log string) (*agent, error)
 	lines := bufio.NewScanner(reports)
 	lines.Buffer(nil, 16<<20)
 	return &agent{program: program, orders: orders, reports: lines, out: reports}, nil
+}
+
+// enter has a command begin in a cgroup, unless it is "". Once it has begun, leave
+// is to be called.
+func enter(cmd *exec.Cmd, cgroup string) (leave func(), err error) {
+	if cgroup == "" {
+		return func() {}, nil
+	}
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return nil, fmt.Errorf("enter cgroup: %w", err)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	return func() { _ = dir.Close() }, nil
 }
 
 // order has the agent do something and returns its report. A report of an error
@@ -113,10 +124,16 @@ func (a *agent) order(ctx context.Context, o load.Order) (load.Report, error) {
 		return r, fmt.Errorf("read what %s reports: %w", a.name, err)
 	}
 	if r.Error != "" {
-		return r, errors.New(r.Error)
+		return r, reported{r}
 	}
 	return r, nil
 }
+
+// reported is the error in a report.
+type reported struct{ load.Report }
+
+func (r reported) Error() string        { return r.Report.Error }
+func (r reported) Is(target error) bool { return r.Late && target == load.ErrLate }
 
 // tell does not wait for a report.
 func (a *agent) tell(o load.Order) error { return json.NewEncoder(a.orders).Encode(o) }

@@ -50,9 +50,26 @@ func (w *world) proxyCommand() *exec.Cmd {
 			"--cluster-cidr", "10.244.0.0/16,fd00:10:244::/56", "--conntrack-max-per-core", "0",
 			"--healthz-bind-address", "127.0.0.1:10256", "--metrics-bind-address", metricsAddr)...)
 	}
+	return w.fairleadCommand(w.candidate)
+}
+
+// fairleadCommand is fairlead proxy as some candidate in this world.
+func (w *world) fairleadCommand(candidate string) *exec.Cmd {
 	return exec.Command(w.programs.fairlead(), append([]string{"proxy",
 		"--kubeconfig", w.kubeconfig, "--node-name", nodeName,
-		"--healthz-bind-address", "127.0.0.1:10256", "--metrics-bind-address", metricsAddr}, w.modeFlags()...)...)
+		"--healthz-bind-address", "127.0.0.1:10256", "--metrics-bind-address", metricsAddr}, w.modeFlags(candidate)...)...)
+}
+
+// otherMode is, of the candidates, one of Fairlead's other mode, "" if there is none.
+func otherMode(candidate string, candidates []string) string {
+	ofFairlead := func(c string) bool { return !isDirect(c) && !isKubeProxy(c) }
+	i := slices.IndexFunc(candidates, func(c string) bool {
+		return ofFairlead(c) && ofFairlead(candidate) && (c == EBPF) != (candidate == EBPF)
+	})
+	if i < 0 {
+		return ""
+	}
+	return candidates[i]
 }
 
 // cleanupCommand removes what the proxy has programmed.
@@ -60,32 +77,29 @@ func (w *world) cleanupCommand() *exec.Cmd {
 	if isKubeProxy(w.candidate) {
 		return exec.Command(w.programs.kubeProxy, append(w.kubeProxyMode(), "--cleanup")...)
 	}
-	return exec.Command(w.programs.fairlead(), append([]string{"cleanup"}, w.cleanupFlags()...)...)
+	return exec.Command(w.programs.fairlead(), append([]string{"cleanup"}, w.whereFlags(w.candidate)...)...)
 }
 
 func (w *world) kubeProxyMode() []string {
 	return []string{"--proxy-mode", strings.TrimPrefix(w.candidate, "kube-proxy-")}
 }
 
-// modeFlags are the candidate's flags of fairlead proxy.
-func (w *world) modeFlags() []string {
-	switch w.candidate {
-	case EBPF:
-		return []string{"--mode", "ebpf", "--cgroup-root", w.cgroup, "--bpf-root", w.bpf}
-	case Iptables:
-		return []string{"--mode", "iptables"}
+// modeFlags are a candidate's flags of fairlead proxy. In every mode it says where
+// the other's work would be, which it removes.
+func (w *world) modeFlags(candidate string) []string {
+	mode := "iptables"
+	if candidate == EBPF {
+		mode = "ebpf"
 	}
-	return []string{"--mode", "iptables", "--iptables-variant", strings.TrimPrefix(w.candidate, "iptables-")}
+	return append([]string{"--mode", mode}, w.whereFlags(candidate)...)
 }
 
-func (w *world) cleanupFlags() []string {
-	switch w.candidate {
-	case EBPF:
-		return []string{"--cgroup-root", w.cgroup, "--bpf-root", w.bpf}
-	case Iptables:
-		return nil
+func (w *world) whereFlags(candidate string) []string {
+	flags := []string{"--cgroup-root", w.cgroup, "--bpf-root", w.bpf}
+	if variant, ok := strings.CutPrefix(candidate, "iptables-"); ok {
+		flags = append(flags, "--iptables-variant", variant)
 	}
-	return []string{"--iptables-variant", strings.TrimPrefix(w.candidate, "iptables-")}
+	return flags
 }
 
 // Preflight says in one sentence why this machine or these options cannot be

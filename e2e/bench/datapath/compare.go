@@ -34,7 +34,7 @@ type Difference struct {
 	// Beyond is by how much of Old the two must differ to differ at all.
 	Beyond  float64
 	Verdict Change
-	Why     string // of NowWrong
+	Why     string // of NowFlawed
 }
 
 // Change is what a Difference comes to.
@@ -42,12 +42,12 @@ type Change string
 
 // The changes.
 const (
-	Same     Change = "same"
-	Faster   Change = "better"
-	Slower   Change = "worse"
-	NowWrong Change = "now wrong"
-	NowRight Change = "now right"
-	Missing  Change = "no longer measured"
+	Same      Change = "same"
+	Faster    Change = "better"
+	Slower    Change = "worse"
+	NowFlawed Change = "now without figures"
+	NowRight  Change = "now right"
+	Missing   Change = "no longer measured"
 )
 
 // leastChange is what figures without a measured resolution must differ by: those
@@ -86,7 +86,7 @@ func difference(before, after Measure, was, is Row) Difference {
 		d.Verdict = Missing
 		return d
 	case is.Wrong != "" && was.Wrong == "":
-		d.Verdict, d.Why = NowWrong, is.Wrong
+		d.Verdict, d.Why = NowFlawed, is.Verdict()
 		return d
 	case is.Wrong == "" && was.Wrong != "":
 		d.Verdict = NowRight
@@ -135,4 +135,4 @@ func (d Difference) judged() Change {
 }
 
 // Regression says that the new run is worse.
-func (d Difference) Regression() bool { return d.Verdict == Slower || d.Verdict == NowWrong }
+func (d Difference) Regression() bool { return d.Verdict == Slower || d.Verdict == NowFlawed }

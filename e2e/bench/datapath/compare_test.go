@@ -24,7 +24,7 @@ func ofProxies(median, low, high float64) Measure {
 }
 
 func wrong(m Measure) Measure {
-	m.Rows[len(m.Rows)-1] = Row{Candidate: EBPF, Wrong: "of 300 connections the backends got a 300"}
+	m.Rows[len(m.Rows)-1] = Row{Candidate: EBPF, Flaw: Flaw{Wrong: "of 300 connections the backends got a 300"}}
 	return m
 }
 
@@ -48,7 +48,7 @@ func TestCompare(t *testing.T) {
 		"below new resolution":  {ofTraffic(1.2, 1.19, 1.21, 0.01), ofTraffic(1.5, 1.49, 1.51, 0.3), Same, false},
 		"proxy slower":          {ofProxies(100, 99, 101), ofProxies(120, 119, 121), Slower, true},
 		"proxy a little slower": {ofProxies(100, 99, 101), ofProxies(105, 104, 106), Same, false},
-		"was right":             {ofProxies(100, 99, 101), wrong(ofProxies(100, 99, 101)), NowWrong, true},
+		"was right":             {ofProxies(100, 99, 101), wrong(ofProxies(100, 99, 101)), NowFlawed, true},
 		"was wrong":             {wrong(ofProxies(100, 99, 101)), ofProxies(100, 99, 101), NowRight, false},
 		"is wrong as it was":    {wrong(ofProxies(1, 1, 1)), wrong(ofProxies(1, 1, 1)), Same, false},
 		"not measured any more": {ofProxies(100, 99, 101), ofTraffic(1, 1, 1, 0), Missing, false},

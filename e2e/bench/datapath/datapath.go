@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,7 @@ type suite struct {
 	blocks   int           // of traffic
 	during   time.Duration // a slice of traffic
 	changes  int           // of an endpoint
+	bursts   int           // of ten changes
 	cold     int           // starts on a fresh node
 	restarts int
 	patience time.Duration // with a proxy that starts, or that is told of a change
@@ -63,12 +65,12 @@ type suite struct {
 var Suites = []string{"quick", "full"}
 
 func newSuite(o Options) suite {
-	s := suite{blocks: 20, during: 40 * time.Millisecond, changes: 10, cold: 1, restarts: 2, patience: time.Minute}
+	s := suite{blocks: 20, during: 40 * time.Millisecond, changes: 10, bursts: 2, cold: 1, restarts: 2, patience: time.Minute}
 	if o.Suite == "full" {
-		s = suite{blocks: 40, during: 100 * time.Millisecond, changes: 30, cold: 3, restarts: 5, patience: 10 * time.Minute, ipv6: true}
+		s = suite{blocks: 40, during: 100 * time.Millisecond, changes: 30, bursts: 10, cold: 3, restarts: 5, patience: 10 * time.Minute, ipv6: true}
 	}
 	if n := o.Blocks; n > 0 {
-		s.blocks, s.changes, s.cold, s.restarts = n, n, n, n
+		s.blocks, s.changes, s.bursts, s.cold, s.restarts = n, n, n, n, n
 	}
 	return s
 }
@@ -83,12 +85,12 @@ type run struct {
 	services int // of now
 	done     time.Duration
 	total    time.Duration
-	// wrong is why a candidate has no figures: of a kind, or of all ("") until
+	// flaws are why a candidate has no figures: of a kind, or of all ("") until
 	// there is another number of Services.
-	wrong map[wrongAt]string
+	flaws map[flawAt]Flaw
 }
 
-type wrongAt struct{ candidate, kind string }
+type flawAt struct{ candidate, kind string }
 
 // Run compares. It needs root, changes nothing outside of network namespaces and
 // cgroups of its own and leaves nothing behind. With an error, of ctx for example,
@@ -101,7 +103,7 @@ func Run(ctx context.Context, opts Options) (results Results, err error) {
 	if err != nil {
 		return Results{}, err
 	}
-	r := &run{opts: opts, suite: newSuite(opts), random: rand.New(rand.NewPCG(opts.Seed, 0)), wrong: map[wrongAt]string{}}
+	r := &run{opts: opts, suite: newSuite(opts), random: rand.New(rand.NewPCG(opts.Seed, 0)), flaws: map[flawAt]Flaw{}}
 	defer func() {
 		for _, w := range r.worlds {
 			w.close()
@@ -127,6 +129,7 @@ func (r *run) all(ctx context.Context, claim claim) error {
 		if err != nil {
 			return err
 		}
+		w.otherMode = otherMode(name, r.opts.Candidates)
 		r.worlds = append(r.worlds, w)
 	}
 	for _, w := range r.worlds {
@@ -135,7 +138,7 @@ func (r *run) all(ctx context.Context, claim claim) error {
 		}
 	}
 	for i, n := range r.opts.Services {
-		if err := r.phase(ctx, n, i == 0); err != nil {
+		if err := r.phase(ctx, n, r.kinds(i)); err != nil {
 			return err
 		}
 	}
@@ -161,20 +164,19 @@ func (r *run) try(ctx context.Context, w *world) error {
 // plan adds up about how long everything takes.
 func (r *run) plan() {
 	for i := range r.opts.Services {
-		for _, k := range r.kinds(i == 0) {
+		for _, k := range r.kinds(i) {
 			r.total += r.expected(k)
 		}
 	}
 }
 
-func (r *run) kinds(first bool) []kind {
-	kinds := []kind{coldSync(r.suite)}
-	for _, k := range append(traffic(r.suite), programming(r.suite)...) {
-		if first || k.always {
-			kinds = append(kinds, k)
-		}
-	}
-	return kinds
+// kinds are what is measured with the number of Services at an index.
+func (r *run) kinds(i int) []kind {
+	first, last := i == 0, i == len(r.opts.Services)-1
+	kinds := slices.Concat([]kind{coldSync(r.suite)}, traffic(r.suite), programming(r.suite))
+	return slices.DeleteFunc(kinds, func(k kind) bool {
+		return k.with == theFirst && !first || k.with == theLast && !last
+	})
 }
 
 // expected is about how long a kind takes.
@@ -193,16 +195,16 @@ func (r *run) tell(what, note string) {
 }
 
 // phase measures with so many Services.
-func (r *run) phase(ctx context.Context, services int, first bool) error {
+func (r *run) phase(ctx context.Context, services int, kinds []kind) error {
 	r.services = services
-	clear(r.wrong)
+	clear(r.flaws)
 	for _, w := range r.worlds {
 		r.tell("setting the cluster of "+w.candidate, "")
 		if err := w.setServices(ctx, services); err != nil {
 			return err
 		}
 	}
-	for _, k := range r.kinds(first) {
+	for _, k := range kinds {
 		if err := r.measure(ctx, k); err != nil {
 			return err
 		}
@@ -260,7 +262,7 @@ func (r *run) measure(ctx context.Context, k kind) error {
 // check marks a candidate that is wrong. A baseline that is wrong is an error:
 // there is nothing to compare with.
 func (r *run) check(ctx context.Context, w *world, k kind) error {
-	if k.check == nil || r.isWrong(w, k) != "" {
+	if k.check == nil || r.flaw(w, k).Wrong != "" {
 		return ctx.Err()
 	}
 	c := k.check(ctx, w)
@@ -275,27 +277,27 @@ func (r *run) check(ctx context.Context, w *world, k kind) error {
 	if isDirect(w.candidate) {
 		return fmt.Errorf("check %s of %s: %s", k.title, w.candidate, c.Wrong)
 	}
-	r.markWrong(w, k.id, c.Wrong)
+	r.mark(w, k.id, Flaw{Wrong: c.Wrong})
 	return nil
 }
 
-// isWrong is why a candidate is not measured, "" if it is.
-func (r *run) isWrong(w *world, k kind) string {
-	if why := r.wrong[wrongAt{w.candidate, ""}]; why != "" {
-		return why
+// flaw is why a candidate is not measured, the zero Flaw if it is.
+func (r *run) flaw(w *world, k kind) Flaw {
+	if f := r.flaws[flawAt{w.candidate, ""}]; f.Wrong != "" {
+		return f
 	}
-	return r.wrong[wrongAt{w.candidate, k.id}]
+	return r.flaws[flawAt{w.candidate, k.id}]
 }
 
-func (r *run) markWrong(w *world, kind, why string) {
-	r.wrong[wrongAt{w.candidate, kind}] = why
-	first, _, _ := strings.Cut(why, "\n")
-	r.tell("", fmt.Sprintf("%s is wrong: %s", w.candidate, first))
+func (r *run) mark(w *world, kind string, f Flaw) {
+	r.flaws[flawAt{w.candidate, kind}] = f
+	first, _, _ := strings.Cut(f.Verdict(), "\n")
+	r.tell("", fmt.Sprintf("%s is %s", w.candidate, first))
 }
 
 // slice measures a candidate if it is right.
 func (r *run) slice(ctx context.Context, w *world, k kind) (bench.Sample, error) {
-	if r.isWrong(w, k) != "" {
+	if r.flaw(w, k).Wrong != "" {
 		return nil, nil
 	}
 	sample, err := k.slice(ctx, w)
@@ -305,9 +307,9 @@ func (r *run) slice(ctx context.Context, w *world, k kind) (bench.Sample, error)
 	case err != nil && isDirect(w.candidate):
 		return nil, err
 	case err != nil && k.proxies:
-		r.markWrong(w, "", err.Error()) // its proxy is not to be trusted
+		r.mark(w, "", flawOf(err)) // its proxy is not to be trusted
 	case err != nil:
-		r.markWrong(w, k.id, err.Error())
+		r.mark(w, k.id, flawOf(err))
 	}
 	return sample, nil
 }

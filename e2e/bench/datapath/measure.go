@@ -2,8 +2,6 @@ package datapath
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -18,8 +16,7 @@ type kind struct {
 	// proxies: only candidates with a proxy are measured, and compared with the
 	// first of them.
 	proxies bool
-	// always: with every number of Services, not only with the first.
-	always bool
+	with    numbers
 	// check, if there is one, is what must be right before the figures count.
 	check func(ctx context.Context, w *world) Check
 	slice func(ctx context.Context, w *world) (bench.Sample, error)
@@ -29,6 +26,15 @@ type kind struct {
 	// noWarmUp: see bench.Blocks.
 	noWarmUp bool
 }
+
+// numbers says with which of the numbers of Services a kind is measured.
+type numbers int
+
+const (
+	theFirst numbers = iota
+	all
+	theLast
+)
 
 // figure is one number that slices of a kind measure.
 type figure struct {
@@ -42,7 +48,9 @@ const (
 	cold      = "cold sync"
 	warm      = "warm sync"
 	changed   = "change"
+	slowest   = "slowest change"
 	resident  = "resident"
+	mapsSize  = "maps"
 	peak      = "peak"
 	failed    = "failed"
 	longest   = "longest"
@@ -124,7 +132,7 @@ func traffic(s suite) []kind {
 }
 
 func (k kind) everyTime() kind {
-	k.always = true
+	k.with = all
 	return k
 }
 
@@ -171,103 +179,6 @@ func usage(ctx context.Context, agents ...*agent) (time.Duration, error) {
 		sum += used
 	}
 	return sum, nil
-}
-
-// programming are the kinds that measure the proxies themselves, but for the
-// first, cold, which starts them.
-func programming(s suite) []kind {
-	return []kind{{
-		id: "change", title: "One endpoint changed", proxies: true, always: true, blocks: s.changes, about: 200 * time.Millisecond,
-		figures: []figure{{changed, "until the first connection to the new endpoint", "ms", false}, {resident, "resident memory of the proxy", "MB", false}},
-		slice:   func(ctx context.Context, w *world) (bench.Sample, error) { return w.change(ctx, s.patience) },
-	}, {
-		id: "restart", title: "The proxy is killed and started again", proxies: true, always: true, noWarmUp: true, blocks: s.restarts, about: 2 * time.Second,
-		figures: []figure{
-			{warm, "until it has found everything in place", "ms", false},
-			{failed, "connections that failed meanwhile, of 200 a second", "", false},
-			{longest, "the longest of the others", "ms", false},
-		},
-		slice: func(ctx context.Context, w *world) (bench.Sample, error) { return w.restart(ctx, s.patience) },
-	}}
-}
-
-// coldSync starts the proxies on a node without rules.
-func coldSync(s suite) kind {
-	return kind{
-		id: "cold", title: "The proxy starts on a fresh node", proxies: true, always: true, noWarmUp: true, blocks: s.cold, about: 3 * time.Second,
-		figures: []figure{{cold, "until all Services work", "ms", false}, {peak, "peak memory of the proxy", "MB", false}},
-		slice:   func(ctx context.Context, w *world) (bench.Sample, error) { return w.coldSync(ctx, s.patience) },
-	}
-}
-
-func (w *world) coldSync(ctx context.Context, limit time.Duration) (bench.Sample, error) {
-	if err := w.cleanup(ctx); err != nil {
-		return nil, err
-	}
-	began, err := w.startProxy()
-	if err != nil {
-		return nil, err
-	}
-	guarded, stop := w.guard(ctx, limit)
-	defer stop()
-	if err := w.awaitSynced(guarded); err != nil {
-		return nil, err
-	}
-	took := load.Clock() - began
-	// That it says so is not enough.
-	vip := netip.AddrPortFrom(webVIP[0], vipPort)
-	if _, err := w.pod.order(ctx, load.Order{What: load.OrderWho, Network: "tcp", To: vip, Count: 1}); err != nil {
-		return nil, fmt.Errorf("after the proxy has said that everything is programmed: %w", err)
-	}
-	_, most, err := w.memory()
-	if err != nil {
-		return nil, err
-	}
-	return bench.Sample{cold: {milliseconds(took)}, peak: {most / 1e6}}, nil
-}
-
-// change has the Service switch lead to the other of two backends.
-func (w *world) change(ctx context.Context, limit time.Duration) (bench.Sample, error) {
-	next := map[string]string{"a": "b", "b": "a"}[w.switchedTo]
-	objects := slicesOf("switch", next)
-	began := load.Clock()
-	w.api.Set(objects...)
-	r, err := w.pod.order(ctx, load.Order{
-		What: load.OrderUntil, To: netip.AddrPortFrom(switchVIP[0], vipPort), Server: next, During: limit,
-	})
-	if err != nil {
-		return nil, err
-	}
-	w.switchedTo = next
-	now, _, err := w.memory()
-	if err != nil {
-		return nil, err
-	}
-	return bench.Sample{changed: {milliseconds(r.At - began)}, resident: {now / 1e6}}, nil
-}
-
-// restart kills the proxy and starts it again, while connections are made.
-func (w *world) restart(ctx context.Context, limit time.Duration) (bench.Sample, error) {
-	vip := netip.AddrPortFrom(webVIP[0], vipPort)
-	if err := w.pod.tell(load.Order{What: load.OrderSteady, To: vip}); err != nil {
-		return nil, err
-	}
-	w.killProxy()
-	began, err := w.startProxy()
-	if err != nil {
-		return nil, err
-	}
-	guarded, stop := w.guard(ctx, limit)
-	defer stop()
-	synced := w.awaitSynced(guarded)
-	took := load.Clock() - began
-	r, err := w.pod.order(ctx, load.Order{What: load.OrderStop})
-	if err := errors.Join(synced, err); err != nil {
-		return nil, err
-	}
-	return bench.Sample{
-		warm: {milliseconds(took)}, failed: {float64(r.Loss.Failed)}, longest: {r.Loss.LongestMs},
-	}, nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -14,14 +15,20 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/fairlead/fairlead/e2e/bench/load"
 	"github.com/fairlead/fairlead/e2e/lab"
 )
 
-// startProxy starts the candidate's proxy and returns when it did.
-func (w *world) startProxy() (time.Duration, error) {
-	cmd := w.proxyCommand()
+// startProxy starts a proxy, in the proxy's cgroup, and returns when it did.
+func (w *world) startProxy(cmd *exec.Cmd) (time.Duration, error) {
 	cmd.Env = w.environment()
+	leave, err := enter(cmd, w.proxyCgroup)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	began := load.Clock()
 	proxy, err := lab.StartProgram(w.node, cmd, w.proxyLog())
 	if err != nil {
@@ -75,7 +82,7 @@ func (w *world) cleanup(ctx context.Context) error {
 
 // guard is ctx, which ends when the proxy does and after a limit.
 func (w *world) guard(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
-	ctx, stop := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %s", limit))
+	ctx, stop := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w within %s", load.ErrLate, limit))
 	ctx, cancel := context.WithCancelCause(ctx)
 	proxy := w.proxy
 	go func() {
@@ -141,6 +148,51 @@ func (w *world) dialOnNode(ctx context.Context, network, addr string) (net.Conn,
 		return err
 	})
 	return conn, err
+}
+
+// proxyTime is the processor time that the proxies of this world took so far, with
+// all programs that they ran, if it is counted.
+func (w *world) proxyTime() (used time.Duration, counted bool, err error) {
+	if w.proxyCgroup == "" {
+		return 0, false, nil
+	}
+	text, err := os.ReadFile(filepath.Join(w.proxyCgroup, "cpu.stat"))
+	if err != nil {
+		return 0, false, fmt.Errorf("read the proxy's processor time: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "usage_usec "); ok {
+			microseconds, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+			return time.Duration(microseconds) * time.Microsecond, true, err
+		}
+	}
+	return 0, false, nil
+}
+
+// mapMemory is what the maps that the proxy has pinned occupy, in bytes.
+func (w *world) mapMemory() (float64, error) {
+	sum := uint64(0)
+	err := filepath.WalkDir(w.bpf, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
+		if err != nil {
+			return nil //nolint:nilerr // it is a program's, or a link's
+		}
+		defer func() { _ = m.Close() }()
+		info, err := m.Info()
+		if err != nil {
+			return err
+		}
+		bytes, _ := info.Memlock()
+		sum += bytes
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read the memory of the proxy's maps: %w", err)
+	}
+	return float64(sum), nil
 }
 
 // memory is what the proxy occupies, in bytes (proc_pid_status(5)): now, and at

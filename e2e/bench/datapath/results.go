@@ -3,6 +3,7 @@ package datapath
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/e2e/bench"
+	"github.com/fairlead/fairlead/e2e/bench/load"
 )
 
 // Schema names the form of Results. It changes when a field changes its meaning
@@ -77,13 +79,33 @@ type Measure struct {
 // Row is a candidate in a Measure.
 type Row struct {
 	Candidate string `json:"candidate"`
-	// Wrong says why there are no figures.
-	Wrong  string    `json:"wrong,omitempty"`
+	Flaw
 	Values []float64 `json:"values,omitempty"` // one for each block, in time
 	// Median is over the blocks, in the measure's unit, Ratio over the blocks of the
 	// value divided by the base's in the same block.
 	Median *bench.Interval `json:"median,omitempty"`
 	Ratio  *bench.Interval `json:"ratio,omitempty"`
+}
+
+// Flaw is why a candidate has no figures.
+type Flaw struct {
+	Wrong string `json:"wrong,omitempty"` // "": it has figures
+	// Late: nothing wrong was seen, and it was not done in the time that the suite
+	// waits.
+	Late bool `json:"late,omitempty"`
+}
+
+func flawOf(err error) Flaw { return Flaw{err.Error(), errors.Is(err, load.ErrLate)} }
+
+// Verdict is the flaw for people, "" if there is none.
+func (f Flaw) Verdict() string {
+	switch {
+	case f.Late:
+		return "too slow: " + f.Wrong
+	case f.Wrong != "":
+		return "wrong: " + f.Wrong
+	}
+	return ""
 }
 
 // Row finds a candidate's, the zero Row if it has none.
@@ -152,7 +174,7 @@ func (r *run) row(candidate string, k kind, values, base []float64) Row {
 	row := Row{Candidate: candidate}
 	for _, w := range r.worlds {
 		if w.candidate == candidate {
-			row.Wrong = r.isWrong(w, k)
+			row.Flaw = r.flaw(w, k)
 		}
 	}
 	if row.Wrong != "" || len(values) == 0 {

@@ -54,7 +54,9 @@ type world struct {
 	programs  programs
 	dir       string // the world's files
 	cgroup    string // of the pods; "": there is no cgroup v2
-	bpf       string // folder for the proxy's pinned BPF objects
+	// proxyCgroup is that of the proxy, by which its processor time is counted.
+	proxyCgroup string
+	bpf         string // folder for the proxy's pinned BPF objects
 
 	client, node, pods, outside *netns.NS
 
@@ -63,6 +65,7 @@ type world struct {
 	proxy      *lab.Program // nil: it does not run
 	switchedTo string       // the endpoint of the Service switch
 	services   int          // that the API server has beside the measured ones
+	otherMode  string       // the candidate that the proxy can go over to, "" for none
 
 	// Who sends. unhooked is in the client's namespace and in no cgroup of the
 	// pods: a program on sockets does not see it, as it sees no virtual machine.
@@ -75,7 +78,7 @@ func newWorld(ctx context.Context, c claim, p programs, candidate string) (*worl
 	name := strings.ReplaceAll(candidate, " ", "-")
 	w := &world{candidate: candidate, programs: p, dir: filepath.Join(c.dir, name), bpf: filepath.Join(c.bpf, name)}
 	if c.cgroup != "" {
-		w.cgroup = filepath.Join(c.cgroup, name)
+		w.cgroup, w.proxyCgroup = filepath.Join(c.cgroup, name), filepath.Join(c.cgroup, name+"-proxy")
 	}
 	if err := w.build(ctx); err != nil {
 		w.close()
@@ -89,8 +92,10 @@ func (w *world) build(ctx context.Context) error {
 		return err
 	}
 	if w.cgroup != "" {
-		if err := os.Mkdir(w.cgroup, 0o755); err != nil {
-			return err
+		for _, dir := range []string{w.cgroup, w.proxyCgroup} {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return err
+			}
 		}
 	}
 	for _, ns := range []**netns.NS{&w.node, &w.client, &w.pods, &w.outside} {

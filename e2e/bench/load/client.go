@@ -278,6 +278,9 @@ func NewSCTP(ctx context.Context, to netip.AddrPort, during time.Duration) (Figu
 	return summary(exchanges, time.Since(began)), nil
 }
 
+// ErrLate says that something did not happen in the time that was given to it.
+var ErrLate = errors.New("not")
+
 // Until opens connections until one is answered by the server of that name, and
 // returns when that one was answered, as Clock says it.
 func Until(ctx context.Context, to netip.AddrPort, server string) (time.Duration, error) {

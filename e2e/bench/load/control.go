@@ -39,6 +39,7 @@ const (
 // Report is what a client answers, one line of JSON on its standard output.
 type Report struct {
 	Error   string        `json:"error,omitempty"`
+	Late    bool          `json:"late,omitempty"` // Error is ErrLate
 	Answers []Answer      `json:"answers,omitempty"`
 	Figures Figures       `json:"figures,omitempty"`
 	Loss    *Loss         `json:"loss,omitempty"`
@@ -66,7 +67,7 @@ func Obey(ctx context.Context, in io.Reader, out io.Writer) error {
 			report, err = order.carryOut(ctx)
 		}
 		if err != nil {
-			report.Error = err.Error()
+			report.Error, report.Late = err.Error(), errors.Is(err, ErrLate)
 		}
 		if err := encoder.Encode(report); err != nil {
 			return err
@@ -119,7 +120,7 @@ func (o Order) carryOut(ctx context.Context) (r Report, err error) {
 	case OrderStream:
 		r.Figures, err = Stream(o.To, o.During)
 	case OrderUntil:
-		ctx, cancel := context.WithTimeoutCause(ctx, o.During, fmt.Errorf("not within %s", o.During))
+		ctx, cancel := context.WithTimeoutCause(ctx, o.During, fmt.Errorf("%w within %s", ErrLate, o.During))
 		defer cancel()
 		r.At, err = Until(ctx, o.To, o.Server)
 	case OrderUsage:

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead/fairlead/e2e/bench"
 	"github.com/fairlead/fairlead/e2e/bench/datapath"
 )
 
@@ -45,6 +46,9 @@ A ratio that differs from 1 by less than the resolution means nothing. Where no 
 	}
 	fmt.Fprintf(&out, "\nOf %d checks of spread, source address and errors %d failed.\n", len(r.Checks), wrong)
 	tables(&out, r)
+	if r.CNI != nil {
+		pods(&out, *r.CNI)
+	}
 	_, err := io.WriteString(w, out.String())
 	return err
 }
@@ -83,10 +87,19 @@ func tables(out *strings.Builder, r datapath.Results) {
 	}
 }
 
+// pods is the CNI plugin's part.
+func pods(out *strings.Builder, r bench.CNIReport) {
+	fmt.Fprintf(out, "\n## The CNI plugin\n\n%d blocks, starting `fairlead-cni` takes %.2f ms; resolution %.0f %%.\n\n| figure | median | 95 %% interval | wanted |\n|---|---|---|---|\n",
+		r.Blocks, r.StartMs, 100*r.Resolution)
+	for _, f := range r.Figures {
+		fmt.Fprintf(out, "| %s | %.2f %s | %.2f to %.2f | %s |\n", f.Name, f.Estimate, f.Unit, f.Low, f.High, f.Wanted())
+	}
+}
+
 // mainFigures are the figures that the page has.
 var mainFigures = map[string]bool{
 	"exchange": true, "connect": true, "cpu": true, "Gbit/s": true,
-	"cold sync": true, "warm sync": true, "change": true, "resident": true, "failed": true,
+	"cold sync": true, "warm sync": true, "change": true, "resident": true, "maps": true, "failed": true,
 }
 
 func resolution(m datapath.Measure) string {
@@ -99,7 +112,7 @@ func resolution(m datapath.Measure) string {
 func cell(m datapath.Measure, row datapath.Row) string {
 	switch {
 	case row.Wrong != "":
-		return "wrong: " + firstLine(row.Wrong)
+		return firstLine(row.Verdict())
 	case row.Median == nil:
 		return "–"
 	case m.Base == datapath.Direct && row.Ratio != nil && row.Candidate != m.Base:

@@ -26,6 +26,9 @@ func results() datapath.Results {
 		Services: []int{1, 1000, 30_000},
 		Checks:   []datapath.Check{{Candidate: datapath.EBPF, Measure: "tcp-new", Services: 1, Spread: map[string]int{"a": 300}, Wrong: wrong}},
 	}
+	r.CNI = &bench.CNIReport{Blocks: 2, Figures: []bench.Figure{{
+		Name: "ADD above starting the program", Unit: "ms", Interval: bench.Interval{Estimate: 2.5, Low: 2.4, High: 2.6}, AtMost: 3, Verdict: bench.Met,
+	}}}
 	for _, name := range datapath.Candidates {
 		r.Candidates = append(r.Candidates, datapath.Candidate{Name: name, Version: "v1"})
 	}
@@ -41,7 +44,7 @@ func results() datapath.Results {
 					Ratio:  &bench.Interval{Estimate: v / 3, Low: 0.3 * v, High: 0.4 * v},
 				})
 			}
-			m.Rows[4] = datapath.Row{Candidate: datapath.EBPF, Wrong: wrong}
+			m.Rows[4] = datapath.Row{Candidate: datapath.EBPF, Flaw: datapath.Flaw{Wrong: wrong}}
 			r.Measures = append(r.Measures, m)
 		}
 	}
@@ -65,6 +68,15 @@ func TestWrite(t *testing.T) {
 	}
 	if !bytes.Contains(text, []byte("wrong: "+wrong)) {
 		t.Error("it does not say what is wrong")
+	}
+	summary, err := os.ReadFile(filepath.Join(dir, "report.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string][]byte{"report.html": text, "report.md": summary} {
+		if !bytes.Contains(text, []byte("at most 3: met")) {
+			t.Errorf("%s has no figure of the CNI plugin", file)
+		}
 	}
 	// It needs nothing beside it: no address but names of XML.
 	for _, found := range regexp.MustCompile(`(?:src|href)="[^"]*"|url\(|https?://[^"' ]*`).FindAll(text, -1) {

@@ -13,6 +13,7 @@ import (
 
 	"gonum.org/v1/plot/vg"
 
+	"github.com/fairlead/fairlead/e2e/bench"
 	"github.com/fairlead/fairlead/e2e/bench/datapath"
 	"github.com/fairlead/fairlead/e2e/bench/load"
 )
@@ -100,6 +101,7 @@ func charts(r datapath.Results) []chart {
 		{"cold", "cold sync", "cold", "The proxy starts on a fresh node", "From the start of the process until all Services work, in milliseconds."},
 		{"restart", "warm sync", "warm", "The proxy starts again", "From the start of the process, after it was killed, until it has found everything in place."},
 		{"change", "change", "change", "One endpoint changed", "From the change in the API to the first connection that the new endpoint answers."},
+		{"change", "maps", "maps", "Memory of the proxy's maps", "What the maps of the proxy occupy in the kernel."},
 		{"change", "resident", "memory", "Memory of the proxy", "Resident memory of the proxy's process."},
 	} {
 		measures := slices.DeleteFunc(slices.Clone(r.Measures), func(m datapath.Measure) bool { return m.ID != c.id || m.Figure != c.figure })
@@ -180,6 +182,7 @@ var functions = template.FuncMap{
 	"percent": func(v float64) string { return fmt.Sprintf("%.1f %%", 100*v) },
 	"GB":      func(bytes uint64) string { return fmt.Sprintf("%.1f GB", float64(bytes)/1e9) },
 	"first":   firstLine,
+	"wanted":  bench.Figure.Wanted,
 }
 
 func declarations(variables map[string]string) string {
