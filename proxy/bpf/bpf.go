@@ -109,7 +109,7 @@ func (b *Backend) endStale(t *service.Table, p *plan) error {
 	if r.err != nil {
 		return r.err
 	}
-	maps.DeleteFunc(connected, func(_ uint64, peer ebpf.Peer) bool { return serves(t, peer) })
+	maps.DeleteFunc(connected, func(_ uint64, peer ebpf.Peer) bool { return mayGoOn(t, peer) })
 	err := ebpf.EndSockets(connected)
 	b.cannotEnd = errors.Is(err, ebpf.ErrCannotEnd)
 	if err != nil {

@@ -121,8 +121,11 @@ func poolRows(number uint32, p service.Pool) pool {
 	for _, b := range p.Backends {
 		out.backends = append(out.backends, endpointRow(b))
 	}
-	if p.Protocol == service.TCP && p.Affinity == 0 {
+	if p.Protocol == service.TCP && p.Affinity == 0 && !p.Reset {
 		return out
+	}
+	if p.Reset {
+		out.flags |= ebpf.PoolReset
 	}
 	out.flags |= ebpf.PoolMembers
 	out.members = map[ebpf.Endpoint]uint32{}
@@ -166,9 +169,15 @@ func (p pool) other() uint32 {
 	return 2 * p.number
 }
 
-// serves says whether a socket may go on with the backend that it is connected to.
-func serves(t *service.Table, peer ebpf.Peer) bool {
-	return t.Serves(endpointOf(peer.Frontend), service.Protocol(peer.Protocol), endpointOf(peer.Backend))
+// mayGoOn says whether a socket may go on with the backend that it is connected to.
+// TCP ones are asked about only if their Service wanted that when they connected; it
+// may have changed its mind.
+func mayGoOn(t *service.Table, peer ebpf.Peer) bool {
+	to, protocol := endpointOf(peer.Frontend), service.Protocol(peer.Protocol)
+	if _, ok := t.Frontend(to, protocol); ok && protocol == service.TCP && !t.Resets(to, protocol) {
+		return true
+	}
+	return t.Serves(to, protocol, endpointOf(peer.Backend))
 }
 
 // loopback stands for 127.0.0.0/8.

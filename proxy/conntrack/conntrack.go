@@ -4,7 +4,10 @@
 // UDP, whose flows have no end, a client that goes on from the same port is led
 // for ever to an endpoint that is long gone, or past a Service that did not exist
 // when it began. An SCTP client that starts again from the same port, as some
-// must, has the same trouble. A TCP client notices by itself.
+// must, has the same trouble. A TCP client notices by itself; but where its Service
+// wants a connection to be reset, its next segment, which belongs to no flow then, is
+// led to an endpoint that knows nothing of it and resets it (for that
+// nf_conntrack_tcp_loose has to be 1, as it is by default), or is rejected.
 //
 // Flows to an endpoint that still serves go on, also when it gets no new ones.
 //
@@ -49,7 +52,7 @@ func Concerns(t *service.Table, change service.Change, ipv6 bool) bool {
 	return slices.ContainsFunc(change.Frontends, func(k service.Key) bool { return k.Addr.Is6() == ipv6 && lasts(k.Protocol) }) ||
 		slices.ContainsFunc(change.Pools, func(id service.PoolID) bool {
 			pool, ok := t.Pools[id]
-			return ok && id.IPv6 == ipv6 && lasts(pool.Protocol)
+			return ok && id.IPv6 == ipv6 && (lasts(pool.Protocol) || pool.Reset)
 		})
 }
 
@@ -65,10 +68,10 @@ type filter struct {
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (f filter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	protocol := service.Protocol(flow.Forward.Protocol)
-	if !lasts(protocol) {
+	to := addrPort(flow.Forward.DstIP, flow.Forward.DstPort)
+	if !lasts(protocol) && !f.table.Resets(to, protocol) {
 		return false
 	}
-	to := addrPort(flow.Forward.DstIP, flow.Forward.DstPort)
 	answers := addrPort(flow.Reverse.SrcIP, flow.Reverse.SrcPort)
 	return f.stale(protocol, to, answers)
 }

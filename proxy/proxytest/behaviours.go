@@ -491,6 +491,8 @@ func otherFamilyOnly(v variant, s *service.Service) {
 func externalLocal(_ variant, s *service.Service) { s.ExternalLocal = true }
 func internalLocal(_ variant, s *service.Service) { s.InternalLocal = true }
 
+func resetOnRemoval(_ variant, s *service.Service) { s.ResetOnRemoval = true }
+
 func affinity(d time.Duration) detail {
 	return func(_ variant, s *service.Service) { s.Affinity = d }
 }

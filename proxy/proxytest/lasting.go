@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -22,6 +23,9 @@ func (c *cluster) lasting(t *testing.T) {
 	switch {
 	case c.protocol != service.UDP:
 		c.lastingConnection(ctx, t)
+		if c.protocol == service.TCP {
+			c.resetConnections(ctx, t)
+		}
 	case c.cgroup != nil:
 		c.lastingDatagrams(t, c.askBySocket(ctx, t))
 		c.connectedDatagrams(ctx, t)
@@ -57,6 +61,41 @@ func (c *cluster) lastingConnection(ctx context.Context, t *testing.T) {
 		reply, err := session.Ask(ctx)
 		if err != nil || reply.Name != "a" {
 			t.Errorf("%s: answered by %q, %v; want a", step.name, reply.Name, err)
+		}
+	}
+}
+
+// resetConnections checks what a Service gets that wants connections reset when their
+// endpoint has gone: those that serve are let alone, and so is a connection to an
+// endpoint that leaves.
+func (c *cluster) resetConnections(ctx context.Context, t *testing.T) {
+	c.apply(t, svc("web", 10, resetOnRemoval), slice("web-1", "web", ready("a")))
+	sessions := map[string]*echo.Session{}
+	for _, from := range []string{"client", "node", "outside"} {
+		err := c.parties[from].Do(func() (err error) {
+			sessions[from], err = echo.Open(ctx, "tcp", netip.AddrPort{}, c.web())
+			return err
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", from, err)
+		}
+		defer func() { _ = sessions[from].Close() }()
+	}
+	for _, change := range []object{slice("web-1", "web", ready("a")), slice("web-1", "web", leaving("a"), ready("b"))} {
+		c.apply(t, change)
+		for from, session := range sessions {
+			if reply, err := session.Ask(ctx); err != nil || reply.Name != "a" {
+				t.Errorf("%s, connected to a: answered by %q, %v", from, reply.Name, err)
+			}
+		}
+	}
+	c.apply(t, slice("web-1", "web", ready("b")))
+	for from, session := range sessions {
+		reply, err := session.Ask(ctx)
+		ended := slices.ContainsFunc([]error{syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE},
+			func(e error) bool { return errors.Is(err, e) })
+		if !ended {
+			t.Errorf("%s, connected to a, which has gone: answered by %q, %v; want a reset", from, reply.Name, err)
 		}
 	}
 }

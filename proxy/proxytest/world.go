@@ -77,6 +77,7 @@ func newWorld(t *testing.T, subject Subject) *world {
 	if subject.Sockets {
 		w.cgroup = cgroup.NewT(t)
 		w.node.Join(w.cgroup)
+		pause(t, w.node)
 	}
 	w.parties["node"] = w.node
 	// Unlimited: else a refusal now and then is silence.
@@ -138,8 +139,8 @@ func (w *world) attach(t *testing.T, name string) {
 		ip route add %[3]s dev %[1]s`, name, addr4, addr6))
 }
 
-// pause runs a process in a namespace, as there is one in every pod. It ends with the
-// test.
+// pause runs a process in a namespace, as there is one in every pod and on the node. It
+// ends with the test.
 func pause(t *testing.T, ns *netns.NS) {
 	t.Helper()
 	cmd := exec.Command("cat")

@@ -178,7 +178,10 @@ func (p *portRows) path(local, masquerade bool) Path {
 		if slices.Equal(backends, p.serving) {
 			backends = p.serving // as almost always; one copy is enough
 		}
-		p.pools[id] = Pool{Protocol: p.port.Protocol, Backends: backends, Serving: p.serving, Affinity: p.svc.Affinity}
+		p.pools[id] = Pool{
+			Protocol: p.port.Protocol, Backends: backends, Serving: p.serving, Affinity: p.svc.Affinity,
+			Reset: p.svc.ResetOnRemoval && p.port.Protocol == TCP,
+		}
 		return Path{Verdict: Forward, Pool: id, Masquerade: masquerade}
 	case p.any:
 		return Path{Verdict: Drop}

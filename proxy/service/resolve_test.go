@@ -259,6 +259,7 @@ func (w world) service(name Name) *Service {
 		Name: name, Created: time.Unix(int64(w.IntN(3)), 0),
 		InternalLocal: w.IntN(4) == 0, ExternalLocal: w.IntN(4) == 0,
 		Affinity: time.Duration(w.IntN(2)) * time.Hour, HealthCheckPort: uint16(w.IntN(2)),
+		ResetOnRemoval: w.IntN(4) == 0,
 	}
 	if w.IntN(4) == 0 {
 		svc.LoadBalancerIPs = []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:1::1")}

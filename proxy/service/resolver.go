@@ -358,7 +358,7 @@ func (r *Resolver) claims(key Key) []claim {
 }
 
 func (p Pool) equal(q Pool) bool {
-	return p.Protocol == q.Protocol && p.Affinity == q.Affinity &&
+	return p.Protocol == q.Protocol && p.Affinity == q.Affinity && p.Reset == q.Reset &&
 		slices.Equal(p.Backends, q.Backends) && slices.Equal(p.Serving, q.Serving)
 }
 

@@ -72,7 +72,10 @@ type Service struct {
 	// Affinity is for how long after its last flow a client goes to the same
 	// endpoint again; 0: flows take turns.
 	Affinity time.Duration
-	Ports    []ServicePort
+	// ResetOnRemoval: TCP connections to an endpoint that goes are reset, instead of
+	// being left to end by themselves.
+	ResetOnRemoval bool
+	Ports          []ServicePort
 }
 
 // Port is a port of a slice, or of a Service.

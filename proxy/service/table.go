@@ -176,6 +176,9 @@ type Pool struct {
 	// Affinity: a sender whose last flow is no longer ago than this goes to the
 	// same backend again, out of turn. 0: it does not.
 	Affinity time.Duration
+	// Reset: TCP connections to a backend that serves no more are reset. Else they
+	// may finish what they have begun, as far as the backend does.
+	Reset bool
 }
 
 // HealthCheck is what a load balancer is told that asks for the endpoints of a
@@ -274,6 +277,15 @@ func (t *Table) Serves(dst netip.AddrPort, protocol Protocol, backend netip.Addr
 	f, ok := t.Frontend(dst, protocol)
 	return ok && slices.ContainsFunc(f.Paths[:], func(p Path) bool {
 		return p.Verdict == Forward && slices.Contains(t.Pools[p.Pool].Serving, backend)
+	})
+}
+
+// Resets says whether connections to dst are reset when their backend serves no
+// more.
+func (t *Table) Resets(dst netip.AddrPort, protocol Protocol) bool {
+	f, ok := t.Frontend(dst, protocol)
+	return ok && slices.ContainsFunc(f.Paths[:], func(p Path) bool {
+		return p.Verdict == Forward && t.Pools[p.Pool].Reset
 	})
 }
 

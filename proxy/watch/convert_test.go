@@ -88,6 +88,13 @@ metadata: {name: web}
 spec: {sessionAffinity: ClientIP}`,
 		want: &service.Service{Name: web, Affinity: 3 * time.Hour},
 	}, {
+		name: "connections to endpoints that go are reset",
+		manifest: `
+apiVersion: v1
+kind: Service
+metadata: {name: web, annotations: {fairlead.dev/on-removal: reset, other: x}}`,
+		want: &service.Service{Name: web, ResetOnRemoval: true},
+	}, {
 		name: "clusterIP alone",
 		manifest: `
 apiVersion: v1

@@ -24,6 +24,7 @@ func convertService(obj *corev1.Service) (*service.Service, field.ErrorList) {
 		func() (e field.ErrorList) { out.SourceRanges, e = sourceRanges(spec); return e },
 		func() (e field.ErrorList) { out.InternalLocal, out.ExternalLocal, e = policies(spec); return e },
 		func() (e field.ErrorList) { out.Affinity, e = affinity(spec); return e },
+		func() (e field.ErrorList) { out.ResetOnRemoval, e = onRemoval(obj.Annotations); return e },
 		func() (e field.ErrorList) { out.HealthCheckPort, e = healthCheckPort(spec); return e },
 		func() (e field.ErrorList) { out.Ports, e = servicePorts(spec); return e },
 	} {
@@ -187,6 +188,23 @@ func policies(spec *corev1.ServiceSpec) (internal, external bool, errs field.Err
 			[]corev1.ServiceExternalTrafficPolicy{corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal}))
 	}
 	return internal, external, errs
+}
+
+// What becomes of TCP connections to an endpoint that goes: by default they are left
+// to end by themselves.
+const (
+	onRemovalAnnotation = "fairlead.dev/on-removal"
+	onRemovalReset      = "reset"
+)
+
+// onRemoval says whether such connections are reset.
+func onRemoval(annotations map[string]string) (bool, field.ErrorList) {
+	value, ok := annotations[onRemovalAnnotation]
+	if ok && value != onRemovalReset {
+		path := field.NewPath("metadata", "annotations").Key(onRemovalAnnotation)
+		return false, field.ErrorList{field.NotSupported(path, value, []string{onRemovalReset})}
+	}
+	return ok, nil
 }
 
 // affinity is for how long a client stays with its endpoint.
