@@ -87,23 +87,7 @@ func (m *macvlanLab) serveOnNode(n *lab.Node) []echo.Endpoint {
 			at = append(at, echo.Endpoint{Network: network, Addr: netip.AddrPortFrom(a, 7777)})
 		}
 	}
-	var server *echo.Server
-	err := n.NS().Do(func() (err error) {
-		server, err = echo.Listen(n.Name, at...)
-		return err
-	})
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(m.t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(ctx) }()
-	m.t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			m.t.Error(err)
-		}
-	})
+	echo.ServeT(m.t, n.NS(), n.Name, at...)
 	return at
 }
 

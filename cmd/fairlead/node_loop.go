@@ -38,7 +38,6 @@ type nodeLoop struct {
 
 	nodes      map[string][]netip.Prefix // by name, this one too → its part of cluster; nil before the first news
 	cluster    masquerade.Cluster        // the ranges of all pods and nodes, and what was said to belong to them
-	ranges     masquerade.Ranges         // of cluster; zero: to be made anew
 	changes    []cninode.Change          // of the plan that the kernel does not have yet, if it can follow so
 	whole      bool                      // it cannot: the plan is to be made whole
 	since      time.Time                 // when the news came that the kernel does not agree with; zero: it agrees
@@ -214,7 +213,6 @@ func (l *nodeLoop) note(news watch.News) {
 		l.changes, l.whole = append(l.changes, change), l.whole || !ok
 	}
 	l.cluster.Add(come...)
-	l.ranges = masquerade.Ranges{}
 	l.pools.note(news)
 }
 
@@ -334,10 +332,7 @@ func (l *nodeLoop) masquerade(self cninode.Member) error {
 		// addresses still, and a Node that lost them is more likely a mistake.
 		return nil
 	}
-	if len(l.ranges.Pods) == 0 {
-		l.ranges = l.cluster.Ranges(self.PodCIDRs)
-	}
-	return l.table.Sync(l.ranges)
+	return l.table.Sync(self.PodCIDRs, &l.cluster)
 }
 
 // report logs each problem when it begins and when it ends. What is wrong with

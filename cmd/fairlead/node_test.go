@@ -259,7 +259,7 @@ func TestNodeReady(t *testing.T) {
 	if config := r.read(filepath.Join(r.conf, install.Conflist)); !strings.Contains(config, "10.244.1.0/24") {
 		t.Errorf("network configuration:\n%s", config)
 	}
-	if set := r.ns.RunT(t, "nft", "list", "set", "ip", "fairlead-node", "cluster"); !strings.Contains(set, "10.77.0.0/16") {
+	if set := r.ns.RunT(t, "nft", "list", "set", "ip", "fairlead-node", "cluster16"); !strings.Contains(set, "10.77.0.0") {
 		t.Errorf("ranges that are not masqueraded:\n%s", set)
 	}
 }

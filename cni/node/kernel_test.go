@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fairlead/fairlead/e2e/echo"
+	"github.com/fairlead/fairlead/e2e/netns"
 )
 
 // patience is how long a test waits for what happens in a moment.
@@ -52,11 +53,11 @@ func (w *world) places() []place {
 	return all
 }
 
-func (p place) do(f func() error) error {
+func (p place) ns() *netns.NS {
 	if p.inPod {
-		return p.node.pod.Do(f)
+		return p.node.pod
 	}
-	return p.node.ns.Do(f)
+	return p.node.ns
 }
 
 func (w *world) mesh() {
@@ -70,7 +71,7 @@ func (w *world) mesh() {
 	for _, from := range w.places() {
 		for _, to := range w.places() {
 			if from.node != to.node && (from.inPod || to.inPod) {
-				asks.Go(func() error { return from.do(func() error { return askAll(ctx, from, to) }) })
+				asks.Go(func() error { return from.ns().Do(func() error { return askAll(ctx, from, to) }) })
 			}
 		}
 	}
@@ -87,23 +88,7 @@ func (p place) serve(t testing.TB) {
 			at = append(at, echo.Endpoint{Network: network, Addr: netip.AddrPortFrom(a, 8080)})
 		}
 	}
-	var server *echo.Server
-	err := p.do(func() (err error) {
-		server, err = echo.Listen(p.name, at...)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	echo.ServeT(t, p.ns(), p.name, at...)
 }
 
 func askAll(ctx context.Context, from, to place) error {

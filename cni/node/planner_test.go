@@ -105,7 +105,7 @@ func TestPlannerChanges(t *testing.T) {
 			plan := Make(self, values(members), u, options)
 			var want planned
 			want.whole(plan)
-			diff := cmp.Diff(want.state, got.state, cmp.AllowUnexported(state{}, neighbourKey{}, forwardKey{}, routeKey{}, hop{}), sameAddrs, samePrefixes)
+			diff := cmp.Diff(want.state, got.state, compareStates...)
 			diff += cmp.Diff(Summary{plan.MTU, plan.Ready, plan.Problems, len(plan.Tunnels), len(plan.Routes)}, p.Summary())
 			if diff != "" {
 				t.Fatalf("seed %d, step %d, change %t %+v (-whole +changed):\n%s", seed, step, ok, c, diff)

@@ -60,7 +60,7 @@ func (n *testNode) masquerade(b *testing.B) {
 		if err != nil {
 			return err
 		}
-		return table.Sync(masquerade.NewRanges(n.PodCIDRs, cidrs("10.0.0.0/8", "fd00::/8")))
+		return table.Sync(n.PodCIDRs, masquerade.NewCluster(cidrs("10.0.0.0/8", "fd00::/8")...))
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -312,21 +312,5 @@ func (w *world) serve(t *testing.T, name string) {
 			}
 		}
 	}
-	var server *echo.Server
-	err := w.parties[name].Do(func() (err error) {
-		server, err = echo.Listen(name, at...)
-		return err
-	})
-	if err != nil {
-		t.Fatalf("serve %s: %v", name, err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error)
-	go func() { ended <- server.Serve(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Errorf("server %s: %v", name, err)
-		}
-	})
+	echo.ServeT(t, w.parties[name], name, at...)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"strings"
 )
@@ -15,8 +16,7 @@ import (
 // Its name does not begin with that of the service proxy's chains: the proxy
 // removes every chain of that name which it does not know.
 type IPTables struct {
-	have  Ranges
-	known bool // have is what the kernel has
+	last synced // what the kernel has
 }
 
 const iptName = "FLNODE-MASQ"
@@ -35,33 +35,35 @@ func (t *IPTables) String() string { return "iptables" }
 func (t *IPTables) Lost(context.Context) (<-chan struct{}, error) { return nil, nil }
 
 // Sync implements Table.
-func (t *IPTables) Sync(want Ranges) error {
-	if t.known && t.have.Equal(want) {
+func (t *IPTables) Sync(pods []netip.Prefix, to *Cluster) error {
+	if t.last.is(pods, to) {
 		return nil
 	}
-	t.known = false
+	t.last = synced{}
 	var errs []error
 	for _, is6 := range []bool{false, true} {
-		errs = append(errs, syncIPTables(is6, want.of(is6)))
+		errs = append(errs, syncIPTables(is6, shortest(ofFamily(pods, is6)), shortest(to.of(is6))))
 	}
 	err := errors.Join(errs...)
-	t.have, t.known = want, err == nil
+	if err == nil {
+		t.last = newSynced(pods, to)
+	}
 	return err
 }
 
-func syncIPTables(is6 bool, want Ranges) error {
+func syncIPTables(is6 bool, pods, cluster []netip.Prefix) error {
 	command := "iptables"
 	if is6 {
 		command = "ip6tables"
 	}
 	saved, err := run("", command+"-save", "-t", "nat")
-	if err != nil && len(want.Pods) == 0 {
+	if err != nil && len(pods) == 0 {
 		return nil // no nat table of that family, nothing in it
 	}
 	if err != nil {
 		return fmt.Errorf("read the nat table: %w", err)
 	}
-	script := iptScript(saved, want)
+	script := iptScript(saved, pods, cluster)
 	if script == "" {
 		return nil
 	}
@@ -72,8 +74,8 @@ func syncIPTables(is6 bool, want Ranges) error {
 }
 
 // iptScript is the input of iptables-restore --noflush, one step, that turns what
-// was saved into want.
-func iptScript(saved string, want Ranges) string {
+// was saved into what is wanted.
+func iptScript(saved string, pods, cluster []netip.Prefix) string {
 	var b strings.Builder
 	for line := range strings.Lines(saved) {
 		if rest, ok := strings.CutPrefix(line, "-A POSTROUTING "); ok && strings.Contains(rest, "-j "+iptName) {
@@ -81,16 +83,16 @@ func iptScript(saved string, want Ranges) string {
 		}
 	}
 	there := strings.Contains(saved, ":"+iptName+" ")
-	if len(want.Pods) == 0 {
+	if len(pods) == 0 {
 		if !there {
 			return ""
 		}
 		return "*nat\n:" + iptName + " - [0:0]\n" + b.String() + "-X " + iptName + "\nCOMMIT\n"
 	}
-	for _, p := range want.Pods {
+	for _, p := range pods {
 		fmt.Fprintf(&b, "-A POSTROUTING -s %s -m comment --comment \"pods of this node\" -j %s\n", p, iptName)
 	}
-	for _, p := range want.Cluster {
+	for _, p := range cluster {
 		fmt.Fprintf(&b, "-A %s -d %s -j RETURN\n", iptName, p)
 	}
 	fmt.Fprintf(&b, "-A %s -j MASQUERADE --random-fully\n", iptName)
@@ -113,5 +115,5 @@ func CleanupIPTables() error {
 	if err != nil {
 		return nil // no iptables, no chains
 	}
-	return t.Sync(Ranges{})
+	return t.Sync(nil, &Cluster{})
 }

@@ -14,99 +14,114 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 )
 
-// Ranges say whose packets are masqueraded and where to. Both lists are sorted,
-// have no overlaps, and are as short as they can be.
-type Ranges struct {
-	Pods    []netip.Prefix // from here
-	Cluster []netip.Prefix // to everywhere but here
+// Cluster collects the ranges to which packets go unmasked; the same one may be in
+// it more than once. It remembers what came and went, so that what a change costs
+// does not grow with the cluster. The zero value has none.
+type Cluster struct {
+	count   map[netip.Prefix]int // range → how many times it was added
+	changes int                  // how many ranges have come or gone so far
+	log     []netip.Prefix       // the last of them
 }
 
-// NewRanges makes Ranges of what may be in any order and overlap.
-func NewRanges(pods, cluster []netip.Prefix) Ranges {
-	var c Cluster
-	c.Add(cluster...)
-	return c.Ranges(pods)
+// NewCluster makes a Cluster of ranges.
+func NewCluster(ranges ...netip.Prefix) *Cluster {
+	c := &Cluster{}
+	c.Add(ranges...)
+	return c
 }
-
-// Cluster collects the ranges of a cluster that changes; the same one may be in it
-// more than once. The zero value has none.
-type Cluster struct{ sorted []netip.Prefix }
 
 // Add adds ranges.
 func (c *Cluster) Add(ranges ...netip.Prefix) {
-	const few = 64
-	if len(ranges) > few {
-		c.sorted = append(c.sorted, ranges...)
-		slices.SortFunc(c.sorted, netip.Prefix.Compare)
-		return
+	if c.count == nil {
+		c.count = map[netip.Prefix]int{}
 	}
 	for _, r := range ranges {
-		i, _ := slices.BinarySearchFunc(c.sorted, r, netip.Prefix.Compare)
-		c.sorted = slices.Insert(c.sorted, i, r)
+		r = r.Masked()
+		if c.count[r]++; c.count[r] == 1 {
+			c.note(r)
+		}
 	}
 }
 
 // Remove removes each of the ranges once.
 func (c *Cluster) Remove(ranges ...netip.Prefix) {
 	for _, r := range ranges {
-		if i, found := slices.BinarySearchFunc(c.sorted, r, netip.Prefix.Compare); found {
-			c.sorted = slices.Delete(c.sorted, i, i+1)
+		r = r.Masked()
+		if c.count[r] > 1 {
+			c.count[r]--
+			continue
+		}
+		if _, is := c.count[r]; is {
+			delete(c.count, r)
+			c.note(r)
 		}
 	}
 }
 
-// Ranges are those that tell what of the pods' packets leaves the cluster.
-func (c *Cluster) Ranges(pods []netip.Prefix) Ranges {
-	var all Cluster
-	all.sorted = slices.Clone(c.sorted)
-	all.Add(never...)
-	return Ranges{Pods: shortest(pods), Cluster: shortestSorted(all.sorted)}
+// logged is for how many changes the log has room at least. Of more it is better to
+// compare everything.
+const logged = 1024
+
+func (c *Cluster) note(r netip.Prefix) {
+	if len(c.log) == 2*logged {
+		c.log = append(c.log[:0], c.log[logged:]...)
+	}
+	c.log = append(c.log, r)
+	c.changes++
+}
+
+// since is what may have come or gone since the changes were as many as given, ok
+// if that is still known.
+func (c *Cluster) since(changes int) (changed []netip.Prefix, ok bool) {
+	missed := c.changes - changes
+	if missed > len(c.log) {
+		return nil, false
+	}
+	return c.log[len(c.log)-missed:], true
+}
+
+// has says whether packets to a range, as a whole, go unmasked.
+func (c *Cluster) has(r netip.Prefix) bool {
+	return c.count[r] > 0 || slices.Contains(never[:], r)
+}
+
+// of are the ranges of one family.
+func (c *Cluster) of(is6 bool) []netip.Prefix {
+	var all []netip.Prefix
+	for r := range c.count {
+		if r.Addr().Is6() == is6 {
+			all = append(all, r)
+		}
+	}
+	for _, r := range never {
+		if r.Addr().Is6() == is6 && c.count[r] == 0 {
+			all = append(all, r)
+		}
+	}
+	return all
 }
 
 // never are destinations of which a router passes nothing on. With
 // bridge-nf-call-iptables even what goes from one port of a bridge to another
 // comes along here: to everybody, or to a group.
-var never = []netip.Prefix{
+var never = [...]netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/4"),
 	netip.MustParsePrefix("255.255.255.255/32"),
 	netip.MustParsePrefix("fe80::/10"),
 	netip.MustParsePrefix("ff00::/8"),
 }
 
-// Equal says whether both mean the same.
-func (r Ranges) Equal(other Ranges) bool {
-	return slices.Equal(r.Pods, other.Pods) && slices.Equal(r.Cluster, other.Cluster)
+// ofFamily is a part of a list.
+func ofFamily(ranges []netip.Prefix, is6 bool) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(ranges), func(r netip.Prefix) bool { return r.Addr().Is6() != is6 })
 }
 
-// of is the part of one family, nothing at all if the node has no pods of it.
-func (r Ranges) of(is6 bool) Ranges {
-	part := Ranges{Pods: ofFamily(r.Pods, is6), Cluster: ofFamily(r.Cluster, is6)}
-	if len(part.Pods) == 0 {
-		return Ranges{}
-	}
-	return part
-}
-
-// ofFamily is a part of a sorted list, in which IPv4 comes first.
-func ofFamily(sorted []netip.Prefix, is6 bool) []netip.Prefix {
-	first6 := sort.Search(len(sorted), func(i int) bool { return sorted[i].Addr().Is6() })
-	if is6 {
-		return sorted[first6:]
-	}
-	return sorted[:first6]
-}
-
-// shortest is the shortest list of prefixes that covers the same addresses.
+// shortest is the shortest list of prefixes that covers the same addresses, sorted.
 func shortest(prefixes []netip.Prefix) []netip.Prefix {
-	return shortestSorted(slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare))
-}
-
-func shortestSorted(sorted []netip.Prefix) []netip.Prefix {
-	out := make([]netip.Prefix, 0, len(sorted))
-	for _, p := range sorted {
+	out := make([]netip.Prefix, 0, len(prefixes))
+	for _, p := range slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare) {
 		if len(out) > 0 && out[len(out)-1].Overlaps(p) {
 			continue // sorted: it lies inside
 		}
@@ -131,12 +146,27 @@ func joined(low, high netip.Prefix) (netip.Prefix, bool) {
 	return whole, whole.Addr() == low.Addr() && whole.Contains(high.Addr())
 }
 
+// synced is what a Table has had programmed; the zero value: nothing is known.
+type synced struct {
+	pods    []netip.Prefix
+	to      *Cluster
+	changes int // of to
+}
+
+func newSynced(pods []netip.Prefix, to *Cluster) synced {
+	return synced{slices.Clone(pods), to, to.changes}
+}
+
+func (s synced) is(pods []netip.Prefix, to *Cluster) bool {
+	return s.to == to && s.changes == to.changes && slices.Equal(s.pods, pods)
+}
+
 // Table is where the rules are.
 type Table interface {
-	// Sync makes the kernel agree with the ranges, writing only what differs from
-	// the last time, or the first time, and after an error, from what there is.
-	// Ranges without pods leave nothing.
-	Sync(Ranges) error
+	// Sync has packets from the pods' ranges masqueraded that go to none of the
+	// cluster's. It writes only what differs from the last time, or the first time,
+	// and after an error, from what there is. Without pods nothing is left.
+	Sync(pods []netip.Prefix, to *Cluster) error
 	// Lost tells, until ctx ends, that somebody may have changed or removed the
 	// rules; the next Sync looks. A nil channel never tells. It is called once.
 	Lost(ctx context.Context) (<-chan struct{}, error)

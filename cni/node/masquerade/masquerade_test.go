@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead/fairlead/e2e/echo"
+	"github.com/fairlead/fairlead/e2e/golden"
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
@@ -79,29 +81,8 @@ func newWorld(t *testing.T) world {
 			at = append(at, echo.Endpoint{Network: network, Addr: netip.AddrPortFrom(netip.MustParseAddr(a), 80)})
 		}
 	}
-	serve(t, servers, at)
+	echo.ServeT(t, servers, "servers", at...)
 	return w
-}
-
-func serve(t *testing.T, ns *netns.NS, at []echo.Endpoint) {
-	t.Helper()
-	var server *echo.Server
-	err := ns.Do(func() (err error) {
-		server, err = echo.Listen("servers", at...)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // saw is the address that a server sees the pod by.
@@ -129,27 +110,32 @@ func TestMasquerade(t *testing.T) {
 	pods := prefixes("10.244.1.0/24", "fd00:244:1::/64")
 	cluster := prefixes("10.244.0.0/16", "fd00:244::/32", "10.0.0.1/32", "10.0.0.2/32", "fd00::1/128", "fd00::2/128")
 	steps := []struct {
-		name string
-		Ranges
+		name            string
+		pods, cluster   []netip.Prefix
 		outside, inside [2]string // what servers see, by family
 	}{
-		{"all", NewRanges(pods, cluster), [2]string{"10.0.0.1", "fd00::1"}, [2]string{"10.244.1.2", "fd00:244:1::2"}},
-		{"a node leaves", NewRanges(pods, cluster[:3]), [2]string{"10.0.0.1", "fd00::1"}, [2]string{"10.0.0.1", "fd00::1"}},
-		{"a node joins", NewRanges(pods, append(prefixes("198.51.100.0/24"), cluster...)), [2]string{"10.244.1.2", "fd00::1"}, [2]string{"10.244.1.2", "fd00:244:1::2"}},
-		{"no IPv6", NewRanges(pods[:1], cluster), [2]string{"10.0.0.1", ""}, [2]string{"10.244.1.2", "fd00:244:1::2"}},
+		{"all", pods, cluster, [2]string{"10.0.0.1", "fd00::1"}, [2]string{"10.244.1.2", "fd00:244:1::2"}},
+		{"a node leaves", pods, cluster[:3], [2]string{"10.0.0.1", "fd00::1"}, [2]string{"10.0.0.1", "fd00::1"}},
+		{"a node joins", pods, append(prefixes("198.51.100.0/24"), cluster...), [2]string{"10.244.1.2", "fd00::1"}, [2]string{"10.244.1.2", "fd00:244:1::2"}},
+		{"no IPv6", pods[:1], cluster, [2]string{"10.0.0.1", ""}, [2]string{"10.244.1.2", "fd00:244:1::2"}},
 	}
 	for name, open := range tables {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			table := w.open(t, open)
-			for _, step := range steps {
-				w.sync(t, table, step.Ranges)
+			var c Cluster
+			for i, step := range steps {
+				if i > 0 {
+					c.Remove(steps[i-1].cluster...)
+				}
+				c.Add(step.cluster...)
+				w.sync(t, table, step.pods, &c)
 				for _, network := range []string{"tcp", "udp"} {
 					w.expect(t, step.name, network, [2]string{"10.0.0.2", "fd00::2"}, step.inside)
 					w.expect(t, step.name, network, [2]string{"198.51.100.2", "2001:db8::2"}, step.outside)
 				}
 			}
-			w.sync(t, w.open(t, open), Ranges{})
+			w.sync(t, w.open(t, open), nil, &c)
 			if got := w.node.RunT(t, "sh", "-c", "nft list tables; iptables-save; ip6tables-save"); strings.Contains(got, nftName) || strings.Contains(got, iptName) {
 				t.Errorf("left over:\n%s", got)
 			}
@@ -166,9 +152,9 @@ func (w world) open(t *testing.T, open func() (Table, error)) Table {
 	return table
 }
 
-func (w world) sync(t *testing.T, table Table, r Ranges) {
+func (w world) sync(t *testing.T, table Table, pods []netip.Prefix, to *Cluster) {
 	t.Helper()
-	if err := w.node.Do(func() error { return table.Sync(r) }); err != nil {
+	if err := w.node.Do(func() error { return table.Sync(pods, to) }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -186,38 +172,57 @@ func (w world) expect(t *testing.T, step, network string, servers, want [2]strin
 	}
 }
 
-// What is in the kernel reads as documented, also after changes in any order, and
-// for as many ranges as a large cluster has.
+// What is in the kernel reads as documented, also after changes in any order.
 func TestNFTablesChanges(t *testing.T) {
 	w := world{node: netns.NewT(t)}
 	table := w.open(t, func() (Table, error) { return OpenNFTables() })
 	pods := prefixes("10.1.0.0/24")
-	var many []netip.Prefix
-	for i := range 10_000 { // no two of which are neighbours
-		many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 7), byte(i << 1), 0}), 24))
-	}
-	w.sync(t, table, NewRanges(pods, many))
-	if got := strings.Count(w.node.RunT(t, "nft", "list", "set", "ip", nftName, "cluster"), "/24"); got != len(many) {
-		t.Errorf("%d ranges in the kernel, want %d", got, len(many))
-	}
+	var c Cluster
+	var last []netip.Prefix
 	for _, cluster := range [][]string{
-		{"10.0.0.0/8"}, {"10.0.0.0/9", "10.128.0.0/10"}, {"10.64.0.0/10", "10.128.0.0/10", "0.0.0.0/5"}, {"10.0.0.0/8"},
+		{"10.0.0.0/8", "11.2.0.0/16"}, {"10.0.0.0/9", "10.128.0.0/10"}, {"10.64.0.0/10", "10.128.0.0/10", "0.0.0.0/5"},
+		{"10.64.0.0/10", "10.128.0.0/10", "10.128.0.0/10", "0.0.0.0/5"}, {"10.128.0.0/10", "8.0.0.0/5"}, {"10.0.0.0/8", "10.0.0.3/32"},
+		{"10.0.0.0/8", "10.0.0.0/8", "10.0.0.4/32"}, {"10.0.0.0/8", "10.0.0.5/32", "10.0.0.6/32"}, {"10.0.0.0/8"},
 	} {
-		w.sync(t, table, NewRanges(pods, prefixes(cluster...)))
-	}
-	got := w.node.RunT(t, "nft", "-n", "list", "table", "ip", nftName)
-	for _, want := range []string{
-		"type nat hook postrouting priority 100; policy accept;",
-		"ip saddr @pods ip daddr != @cluster masquerade fully-random",
-		"elements = { 10.1.0.0/24 }",
-	} {
-		if !strings.Contains(got, want) {
-			t.Errorf("no %q in:\n%s", want, got)
+		c.Remove(last...)
+		last = prefixes(cluster...)
+		c.Add(last...)
+		w.sync(t, table, pods, &c)
+		want := w.text(t)
+		w.sync(t, w.open(t, func() (Table, error) { return OpenNFTables() }), pods, NewCluster(last...))
+		if diff := cmp.Diff(want, w.text(t)); diff != "" {
+			t.Errorf("%s: another process finds something else wrong (-before +after):\n%s", cluster, diff)
 		}
 	}
-	if elements := strings.Join(strings.Fields(got), " "); !strings.Contains(elements, "{ 10.0.0.0/8, 224.0.0.0/4, 255.255.255.255 }") {
-		t.Errorf("elements:\n%s", got)
+	got := w.node.RunT(t, "nft", "-n", "list", "table", "ip", nftName)
+	golden.Compare(t, "testdata/table.golden", got)
+}
+
+// A cluster of thousands of nodes that come and go, at once and one by one.
+func TestNFTablesMany(t *testing.T) {
+	w := world{node: netns.NewT(t)}
+	table := w.open(t, func() (Table, error) { return OpenNFTables() })
+	pods := prefixes("192.168.1.0/24")
+	var c Cluster
+	many := make([]netip.Prefix, 10_000)
+	for i := range many {
+		many[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 8), byte(i), 0}), 24)
 	}
+	check := func(want int) {
+		t.Helper()
+		w.sync(t, table, pods, &c)
+		if got := strings.Count(w.node.RunT(t, "nft", "list", "set", "ip", nftName, "cluster24"), ",") + 1; got != want {
+			t.Errorf("%d ranges in the kernel, want %d", got, want)
+		}
+	}
+	c.Add(many...)
+	check(10_000)
+	c.Remove(many[:5000]...)
+	check(5000)
+	c.Add(many[0])
+	check(5001)
+	c.Remove(many[5000:5100]...)
+	check(4901)
 }
 
 // What others do to our tables is told, and the next Sync puts it right.
@@ -225,25 +230,26 @@ func TestNFTablesDamage(t *testing.T) {
 	w := newWorld(t)
 	table := w.open(t, func() (Table, error) { return OpenNFTables() })
 	lost := w.lost(t, table)
-	ranges := NewRanges(prefixes("10.244.1.0/24", "fd00:244:1::/64"), prefixes("10.0.0.2/32", "10.244.0.0/16", "fd00::2/128"))
-	w.sync(t, table, ranges)
-	want := handles.ReplaceAllString(w.dump(t), "")
+	pods, cluster := prefixes("10.244.1.0/24", "fd00:244:1::/64"), NewCluster(prefixes("10.0.0.2/32", "10.244.0.0/16", "fd00::2/128")...)
+	w.sync(t, table, pods, cluster)
+	want := w.text(t)
 	tests := []struct{ name, damage string }{
 		{"a firewall is loaded anew", "nft flush ruleset"},
 		{"table deleted", "nft delete table ip6 fairlead-node"},
 		{"rules deleted", "nft flush chain ip fairlead-node postrouting"},
 		{"rule added", "nft insert rule ip6 fairlead-node postrouting accept"},
 		{"chain added", "nft add chain ip fairlead-node other"},
-		{"range deleted", "nft delete element ip fairlead-node cluster '{ 10.0.0.2 }'"},
-		{"range added", "nft add element ip fairlead-node cluster '{ 198.51.100.0/24 }'"},
-		{"ranges deleted", "nft flush set ip6 fairlead-node pods"},
+		{"range deleted", "nft delete element ip fairlead-node cluster32 '{ 10.0.0.2 }'"},
+		{"range added", "nft add element ip fairlead-node cluster16 '{ 198.51.0.0 }'"},
+		{"ranges deleted", "nft flush set ip6 fairlead-node cluster128"},
+		{"set added", "nft add set ip fairlead-node other '{ type ipv4_addr; }'"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w.node.RunT(t, "sh", "-c", tt.damage)
 			await(t, lost)
-			w.sync(t, table, ranges)
-			if diff := cmp.Diff(want, handles.ReplaceAllString(w.dump(t), "")); diff != "" {
+			w.sync(t, table, pods, cluster)
+			if diff := cmp.Diff(want, w.text(t)); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
@@ -256,10 +262,24 @@ func TestNFTablesDamage(t *testing.T) {
 // dump is our tables, with the numbers that tell one rule from the next one like it.
 func (w world) dump(t *testing.T) string {
 	t.Helper()
-	return w.node.RunT(t, "sh", "-ec", "nft -a list table ip fairlead-node; nft -a list table ip6 fairlead-node")
+	return w.node.RunT(t, "sh", "-c", "nft -a list table ip fairlead-node; nft -a list table ip6 fairlead-node 2>&1 || true")
 }
 
-var handles = regexp.MustCompile(` # handle \d+`)
+// text is dump as people write it: without numbers, elements in order.
+func (w world) text(t *testing.T) string {
+	t.Helper()
+	text := handles.ReplaceAllString(w.dump(t), "")
+	return elements.ReplaceAllStringFunc(text, func(list string) string {
+		words := strings.Fields(strings.NewReplacer("elements = {", "", "}", "", ",", "").Replace(list))
+		slices.Sort(words)
+		return fmt.Sprint(words)
+	})
+}
+
+var (
+	handles  = regexp.MustCompile(` # handle \d+`)
+	elements = regexp.MustCompile(`elements = \{[^}]*\}`)
+)
 
 func (w world) lost(t *testing.T, table Table) (lost <-chan struct{}) {
 	t.Helper()
@@ -282,21 +302,21 @@ func await(t *testing.T, lost <-chan struct{}) {
 // another one was, nor by the one that hears of what the other wrote.
 func TestNFTablesRestart(t *testing.T) {
 	w := world{node: netns.NewT(t)}
-	ranges := NewRanges(prefixes("10.244.1.0/24", "fd00:244:1::/64"), prefixes("10.0.0.0/25", "10.0.0.128/26", "10.1.0.0/16", "fd00::/64"))
+	pods, cluster := prefixes("10.244.1.0/24", "fd00:244:1::/64"), NewCluster(prefixes("10.0.0.0/25", "10.0.0.128/26", "10.1.0.0/16", "10.2.0.0/16", "fd00::/64")...)
 	before := w.open(t, func() (Table, error) { return OpenNFTables() })
 	lost := w.lost(t, before)
-	w.sync(t, before, ranges)
+	w.sync(t, before, pods, cluster)
 	want := w.dump(t)
 	after := w.open(t, func() (Table, error) { return OpenNFTables() })
-	w.sync(t, after, ranges)
+	w.sync(t, after, pods, cluster)
 	if diff := cmp.Diff(want, w.dump(t)); diff != "" {
 		t.Errorf("the second process wrote (-before +after):\n%s", diff)
 	}
-	more := NewRanges(ranges.Pods, append(prefixes("10.9.0.0/16"), ranges.Cluster...))
-	w.sync(t, after, more)
+	cluster.Add(prefixes("10.9.0.0/16")...)
+	w.sync(t, after, pods, cluster)
 	await(t, lost)
 	want = w.dump(t)
-	w.sync(t, before, more)
+	w.sync(t, before, pods, cluster)
 	if diff := cmp.Diff(want, w.dump(t)); diff != "" {
 		t.Errorf("the first process wrote (-before +after):\n%s", diff)
 	}

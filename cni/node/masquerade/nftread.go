@@ -1,9 +1,9 @@
 package masquerade
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 
@@ -13,21 +13,18 @@ import (
 )
 
 // isRight says whether the kernel has of a table exactly what is wanted.
-func (n *NFTables) isRight(t nftTable, want Ranges) (bool, error) {
+func (n *NFTables) isRight(t nftTable, want content) (bool, error) {
 	tables, err := n.conn.ListTablesOfFamily(t.Family)
 	if err != nil {
 		return false, fmt.Errorf("list tables: %w", err)
 	}
 	there := slices.ContainsFunc(tables, func(other *nftables.Table) bool { return other.Name == nftName })
-	if !there || len(want.Pods) == 0 {
-		return !there && len(want.Pods) == 0, nil
+	if !there || len(t.pods) == 0 {
+		return !there && len(t.pods) == 0, nil
 	}
-	right, err := n.hasRule(t)
+	right, err := n.hasChains(t, t.chains(want))
 	if err == nil && right {
-		right, err = n.hasElements(t.pods, elements(want.Pods))
-	}
-	if err == nil && right {
-		right, err = n.hasElements(t.cluster, elements(want.Cluster))
+		right, err = n.hasRanges(t, want)
 	}
 	if errors.Is(err, unix.ENOENT) { // it goes while it is looked at
 		return false, nil
@@ -35,33 +32,44 @@ func (n *NFTables) isRight(t nftTable, want Ranges) (bool, error) {
 	return right, err
 }
 
-// hasRule says whether there is one chain, with our rule in it and no other.
-func (n *NFTables) hasRule(t nftTable) (bool, error) {
+// hasChains says whether there are these chains, with these rules in them and no
+// others.
+func (n *NFTables) hasChains(t nftTable, want []nftChain) (bool, error) {
 	chains, err := n.conn.ListChainsOfTableFamily(t.Family)
 	if err != nil {
 		return false, fmt.Errorf("list chains: %w", err)
 	}
 	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != nftName })
-	if len(chains) != 1 || !isLike(chains[0], t.chain()) {
+	if len(chains) != len(want) {
 		return false, nil
 	}
-	rules, err := n.conn.GetRules(t.Table, chains[0])
-	if err != nil {
-		return false, fmt.Errorf("list rules: %w", err)
+	for _, c := range want {
+		i := slices.IndexFunc(chains, func(is *nftables.Chain) bool { return isLike(is, c.Chain) })
+		if i < 0 {
+			return false, nil
+		}
+		rules, err := n.conn.GetRules(t.Table, chains[i])
+		if err != nil {
+			return false, fmt.Errorf("list rules: %w", err)
+		}
+		same := slices.EqualFunc(rules, c.rules, func(is *nftables.Rule, want []expr.Any) bool {
+			return reflect.DeepEqual(plain(is.Exprs), plain(want))
+		})
+		if !same {
+			return false, nil
+		}
 	}
-	if len(rules) != 1 {
-		return false, nil
-	}
-	return reflect.DeepEqual(withoutIDs(rules[0].Exprs), withoutIDs(t.rule())), nil
+	return true, nil
 }
 
 func isLike(c, want *nftables.Chain) bool {
-	return c.Name == want.Name && c.Type == want.Type && c.Hooknum != nil && *c.Hooknum == *want.Hooknum &&
-		c.Priority != nil && *c.Priority == *want.Priority
+	return c.Name == want.Name && c.Type == want.Type && same(c.Hooknum, want.Hooknum) && same(c.Priority, want.Priority)
 }
 
-// withoutIDs leaves out by what number a set is called inside one transaction.
-func withoutIDs(exprs []expr.Any) []expr.Any {
+func same[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
+
+// plain leaves out by what number a set is called inside one transaction.
+func plain(exprs []expr.Any) []expr.Any {
 	var out []expr.Any
 	for _, e := range exprs {
 		if lookup, ok := e.(*expr.Lookup); ok {
@@ -74,24 +82,31 @@ func withoutIDs(exprs []expr.Any) []expr.Any {
 	return out
 }
 
-func (n *NFTables) hasElements(set *nftables.Set, want []nftables.SetElement) (bool, error) {
-	have, err := n.conn.GetSetElements(set)
-	if err != nil {
-		return false, fmt.Errorf("list set %s: %w", set.Name, err)
+// hasRanges says whether there are the sets that are wanted, with these ranges in
+// them and no others.
+func (n *NFTables) hasRanges(t nftTable, want content) (bool, error) {
+	sets, err := n.conn.GetSets(t.Table)
+	if err != nil || len(sets) != len(want.lengths) {
+		return false, err
 	}
-	slices.SortFunc(have, compareElements)
-	want = slices.SortedFunc(slices.Values(want), compareElements)
-	return slices.EqualFunc(have, want, func(a, b nftables.SetElement) bool { return compareElements(a, b) == 0 }), nil
-}
-
-// compareElements: where one range ends and the next begins there are two of the
-// same key.
-func compareElements(a, b nftables.SetElement) int {
-	if c := bytes.Compare(a.Key, b.Key); c != 0 || a.IntervalEnd == b.IntervalEnd {
-		return c
+	for length, count := range want.lengths {
+		set := t.set(length)
+		if !slices.ContainsFunc(sets, func(is *nftables.Set) bool { return is.Name == set.Name }) {
+			return false, nil
+		}
+		elements, err := n.conn.GetSetElements(set)
+		if err != nil {
+			return false, fmt.Errorf("list set %s: %w", set.Name, err)
+		}
+		for _, e := range elements {
+			addr, _ := netip.AddrFromSlice(e.Key)
+			if _, ok := want.ranges[netip.PrefixFrom(addr, length)]; !ok {
+				return false, nil
+			}
+		}
+		if len(elements) != count {
+			return false, nil
+		}
 	}
-	if a.IntervalEnd {
-		return -1
-	}
-	return 1
+	return true, nil
 }
