@@ -9,6 +9,7 @@
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
@@ -105,12 +106,14 @@ static __always_inline void swap_macs(struct __sk_buff *skb, const struct packet
 }
 
 // to_node gives a packet to a socket of the node. By lo it goes with a route
-// already found, as the node's own packets do, and nobody asks where it is from.
-// IPv6 does not ask anyway.
+// already found, as the node's own packets do, and nobody asks where it is from. The
+// port of a bridge took it for another host's. IPv6 does not ask anyway.
 static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p)
 {
-	if (!p->v6)
+	if (!p->v6) {
+		bpf_skb_change_type(skb, PACKET_HOST);
 		return bpf_redirect_neigh(LOOPBACK, NULL, 0, 0);
+	}
 	if (!p->own)
 		return GOES_ON;
 	swap_macs(skb, p);
