@@ -24,13 +24,29 @@ import (
 // If nobody takes the connection, the error is ECONNREFUSED for errors.Is, over
 // UDP as well. Ask waits for nobody longer than ctx, whose error it then returns.
 // ctx should have an end: a lost UDP request is only sent again, each second.
+//
+// A UDP socket that is ended before it has the reply (see Ended) counts as a lost
+// request.
 func Ask(ctx context.Context, network string, laddr, raddr netip.AddrPort) (Reply, error) {
-	session, err := Open(ctx, network, laddr, raddr)
-	if err != nil {
-		return Reply{}, err
+	for {
+		session, err := Open(ctx, network, laddr, raddr)
+		if err != nil {
+			return Reply{}, err
+		}
+		reply, err := session.Ask(ctx)
+		err = errors.Join(err, session.Close())
+		if network == "udp" && Ended(err) && ctx.Err() == nil {
+			continue
+		}
+		return reply, err
 	}
-	reply, err := session.Ask(ctx)
-	return reply, errors.Join(err, session.Close())
+}
+
+// Ended says that somebody has ended the client's socket, so that it connects anew,
+// as a proxy does to UDP sockets that are connected to a backend which is gone. Who
+// reads gets one error, who writes the other.
+func Ended(err error) bool {
+	return errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.EDESTADDRREQ)
 }
 
 // Session is one connection on which many requests are asked, one at a time.
