@@ -34,6 +34,28 @@ func EndSockets(sockets map[uint64]Peer) error {
 	})
 }
 
+// CanEndSockets tries it with a socket of its own. The error may wrap ErrCannotEnd.
+func CanEndSockets() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Bind(fd, &unix.SockaddrInet4{}); err != nil {
+		return err
+	}
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return err
+	}
+	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
+	if err != nil {
+		return fmt.Errorf("ask for sockets: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	return endAll(conn, unix.AF_INET, unix.IPPROTO_UDP, map[uint64]Peer{cookie: {}})
+}
+
 // eachNetns calls f with every network namespace that a process is in, until f has
 // no need of more.
 func eachNetns(f func(fd int) (done bool, err error)) error {

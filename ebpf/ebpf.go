@@ -63,16 +63,20 @@ var tableMaps = []string{
 }
 
 // Load makes maps and programs, for the node whose network namespace is that of
-// the calling thread. No packet or socket is touched before Publish.
+// the calling thread. No packet or socket is translated before Publish. The error says
+// what the kernel lacks, or wraps ErrInUse.
 func Load(config Config) (*DataPath, error) {
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("allow memory for maps: %w", err)
+	if err := rlimit.RemoveMemlock(); err != nil { // it asks the kernel for a map first
+		return nil, fmt.Errorf("allow memory for maps: %w", notAllowed(err))
 	}
 	if config.CgroupRoot == "" {
 		var err error
 		if config.CgroupRoot, err = findCgroupRoot(); err != nil {
 			return nil, err
 		}
+	}
+	if _, err := cgroupID(config.CgroupRoot); err != nil {
+		return nil, err
 	}
 	lock, err := openRoot(config.Root)
 	if err != nil {
@@ -105,15 +109,20 @@ func (d *DataPath) load() error {
 	var objects bpfObjects
 	err = spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: d.maps})
 	if err != nil {
-		return fmt.Errorf("load programs: %w", err)
+		return notLoaded(spec, err)
 	}
 	d.Maps, d.programs = objects.bpfMaps, objects.bpfPrograms
 	d.lookedAtUntil = objects.LookedAtUntil
 	if err := d.SctpShifts.Put(uint32(0), shifts()); err != nil {
 		return fmt.Errorf("write to %s: %w", d.SctpShifts, err)
 	}
-	d.links, err = openLinks(&d.programs, &d.Maps, d.pin(packetPins))
-	return err
+	if d.links, err = openLinks(&d.programs, &d.Maps, d.pin(packetPins)); err != nil {
+		return err
+	}
+	if len(d.fresh) < len(d.maps) {
+		return nil // an earlier process could attach
+	}
+	return d.canAttach()
 }
 
 // setConstants says what programs are told once, at load.

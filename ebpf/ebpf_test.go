@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 
 	"github.com/fairlead/fairlead/e2e/bpffs"
 	"github.com/fairlead/fairlead/e2e/cgroup"
@@ -70,5 +71,31 @@ func (d *DataPath) checkPrograms(t *testing.T) {
 		if known && n > most {
 			t.Errorf("%s: %d instructions to verify, at most %d are to be", info.Name, n, most)
 		}
+	}
+}
+
+// Try needs nothing and leaves nothing.
+func TestTry(t *testing.T) {
+	if err := Try(""); err != nil {
+		t.Error(err)
+	}
+	if err := CanEndSockets(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What the kernel does not have is named.
+func TestLacking(t *testing.T) {
+	spec, err := loadBpf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lacks := lacking(spec); lacks != "" {
+		t.Errorf("this kernel loads the programs, and is said to lack something: %s", lacks)
+	}
+	p := spec.Programs[bpfProgSockConnect4]
+	p.Instructions = append(asm.Instructions{asm.FnTcpCheckSyncookie.Call()}, p.Instructions...) // of tc programs only
+	if got, want := lacking(spec), "the kernel's BPF programs of type CGroupSockAddr have no bpf_tcp_check_syncookie"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -317,6 +317,27 @@ func (s *links) forget() error {
 	return nil
 }
 
+// canAttach puts a program on lo for a moment.
+func (s *links) canAttach() error {
+	const lo = 1 // in every network namespace
+	out := side{attach: ebpf.AttachTCXEgress}
+	made, err := link.AttachTCX(link.TCXOptions{Interface: lo, Program: s.programs.PacketOut, Attach: out.attach})
+	if err == nil {
+		return made.Close()
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		return fmt.Errorf("attach to packets of lo: %w", err)
+	}
+	err = attachFilter(s.kernel, lo, out, s.programs.PacketOut)
+	if err == nil {
+		err = attachFilter(s.kernel, lo, out, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("attach to packets of lo, without tcx (kernel 6.6) as a filter of clsact: %w", err)
+	}
+	return nil
+}
+
 // attached looks whether all links have their programs, and new ones will.
 func (s *links) attached() bool {
 	s.mu.Lock()

@@ -27,7 +27,7 @@ func openRoot(root string) (*os.File, error) {
 	}
 	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = errors.New("another process has it: only one may program a node")
+		err = ErrInUse
 	}
 	if err != nil {
 		_ = dir.Close()

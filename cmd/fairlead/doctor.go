@@ -12,13 +12,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead/fairlead/cmd/fairlead/doctor"
+	"github.com/fairlead/fairlead/proxy/bpf"
 )
 
 // errNotWell is that something does not work on the node; what is printed.
 var errNotWell = errors.New("something on this node keeps pods or Services from working")
 
 func doctorCommand(e env) *cobra.Command {
-	var confDir, output string
+	var confDir, cgroupRoot, output string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what keeps pods or Services of this node from working",
@@ -34,7 +35,10 @@ whatever the warnings.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			found := doctor.Look(cmd.Context(), doctor.Host(confDir, runOutput))
+			node := doctor.Host(confDir)
+			node.Output, node.EndSockets = runOutput, bpf.CanEndSockets
+			node.TryEBPF = func() error { return bpf.Try(cgroupRoot) }
+			found := doctor.Look(cmd.Context(), node)
 			done, err := f.printAs(e.stdout, found)
 			if !done {
 				printFindings(e.stdout, found)
@@ -46,6 +50,7 @@ whatever the warnings.`,
 		},
 	}
 	cmd.Flags().StringVar(&confDir, "cni-conf-dir", defaultConfDir, "directory of the runtime's network configurations")
+	cmd.Flags().StringVar(&cgroupRoot, "cgroup-root", "", "that of 'fairlead proxy'")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json, yaml")
 	return cmd
 }

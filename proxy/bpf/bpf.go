@@ -25,6 +25,16 @@ type Config = ebpf.Config
 // DefaultRoot is where everything is pinned.
 const DefaultRoot = ebpf.DefaultRoot
 
+// ErrInUse is that another process programs the node.
+var ErrInUse = ebpf.ErrInUse
+
+// Try says what the kernel lacks of what New needs, and leaves it as it is.
+func Try(cgroupRoot string) error { return ebpf.Try(cgroupRoot) }
+
+// CanEndSockets says what the kernel lacks of what it takes to end the sockets of
+// clients that are connected to a backend which is gone.
+func CanEndSockets() error { return ebpf.CanEndSockets() }
+
 // MapNames are the maps whose size may be said.
 func MapNames() []string {
 	return []string{
@@ -47,7 +57,8 @@ type Backend struct {
 }
 
 // New loads the programs. Nothing is served before the first Sync; what an earlier
-// process left goes on until then.
+// process left goes on until then. The error says what the kernel lacks, or wraps
+// ErrInUse.
 func New(config Config) (*Backend, error) {
 	path, err := ebpf.Load(config)
 	if err != nil {

@@ -36,6 +36,10 @@ type Node struct {
 	Root fs.FS // "/", with proc, sys and etc
 	// Output runs a command of iptables or nft, as exec.Cmd.Output does.
 	Output func(ctx context.Context, name string, args ...string) ([]byte, error)
+	// TryEBPF says why 'fairlead proxy --mode auto' would not take eBPF.
+	TryEBPF func() error
+	// EndSockets says why sockets of others cannot be ended.
+	EndSockets func() error
 	// ConfDir is where the container runtime looks for network configurations.
 	ConfDir string
 }
@@ -109,7 +113,5 @@ func (n Node) exists(path string) bool {
 	return err == nil
 }
 
-// Host is the node on which the process runs.
-func Host(confDir string, output func(context.Context, string, ...string) ([]byte, error)) Node {
-	return Node{Root: os.DirFS("/"), Output: output, ConfDir: confDir}
-}
+// Host is the node on which the process runs, as far as its files say.
+func Host(confDir string) Node { return Node{Root: os.DirFS("/"), ConfDir: confDir} }

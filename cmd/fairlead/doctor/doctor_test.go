@@ -25,7 +25,6 @@ func wellNode() fstest.MapFS {
 		"proc/sys/net/netfilter/nf_conntrack_max":      "100\n",
 		"proc/self/mounts":                             "none /sys/fs/cgroup cgroup2 rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n",
 		"proc/thread-self/net/ip_tables_names":         "nat\n",
-		"sys/kernel/btf/vmlinux":                       "",
 		"etc/cni/net.d/10-fairlead.conflist":           "{}",
 		"etc/cni/net.d/50-other.conflist":              "{}",
 		"etc/cni/net.d/README":                         "",
@@ -42,25 +41,28 @@ func TestLook(t *testing.T) {
 	tests := map[string]struct {
 		set  map[string]string // file → text; "-" removes it
 		says map[string]string // command line → output
-		want []string          // check and state, with a part of what is said
+		// What trying says of eBPF, and of ending sockets.
+		ebpf, sockets error
+		want          []string // check and state, with a part of what is said
 	}{
-		"all is well":            {},
-		"no forwarding":          {set: map[string]string{"proc/sys/net/ipv4/ip_forward": "0\n"}, want: []string{"forwarding bad net/ipv4/ip_forward is 0"}},
-		"no forwarding, IPv6":    {set: map[string]string{"proc/sys/net/ipv6/conf/all/forwarding": "0\n"}, want: []string{"forwarding bad net/ipv6/conf/all/forwarding is 0"}},
-		"no IPv6":                {set: map[string]string{"proc/sys/net/ipv6/conf/all/forwarding": "-"}},
-		"strict filter":          {set: map[string]string{"proc/sys/net/ipv4/conf/eth0/rp_filter": "1\n"}, want: []string{"reverse path filter warning strict (1) on eth0"}},
-		"loose for all":          {set: map[string]string{"proc/sys/net/ipv4/conf/eth0/rp_filter": "1\n", "proc/sys/net/ipv4/conf/all/rp_filter": "2\n"}},
-		"no br_netfilter":        {set: map[string]string{"proc/sys/net/bridge/bridge-nf-call-iptables": "-", "proc/sys/net/bridge/bridge-nf-call-ip6tables": "-"}, want: []string{"bridge netfilter warning br_netfilter is not loaded"}},
-		"bridges are not seen":   {set: map[string]string{"proc/sys/net/bridge/bridge-nf-call-iptables": "0\n"}, want: []string{"bridge netfilter bad bridge-nf-call-iptables is 0"}},
-		"nearly full":            {set: map[string]string{"proc/sys/net/netfilter/nf_conntrack_count": "80\n"}, want: []string{"connection tracking warning 80 of 100"}},
-		"no BTF":                 {set: map[string]string{"sys/kernel/btf/vmlinux": "-"}, want: []string{"eBPF warning BTF"}},
-		"nothing mounted":        {set: map[string]string{"proc/self/mounts": "proc /proc proc rw 0 0\n"}, want: []string{"eBPF warning no cgroup v2", "eBPF warning no BPF file system"}},
-		"another configuration":  {set: map[string]string{"etc/cni/net.d/05-cilium.conflist": "{}"}, want: []string{"other CNI configurations bad takes 05-cilium.conflist"}},
-		"not our pods":           {set: map[string]string{"etc/cni/net.d/10-fairlead.conflist": "-"}},
-		"kube-proxy's rules":     {says: map[string]string{"iptables-nft-save -t nat": "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-X - [0:0]\nCOMMIT\n"}, want: []string{"other proxies bad 2 chains of kube-proxy (iptables-nft-save)"}},
-		"kube-proxy's old rules": {says: map[string]string{"iptables-legacy-save -t nat": "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"}, want: []string{"other proxies bad 1 chains of kube-proxy (iptables-legacy-save)"}},
-		"kube-proxy's nft table": {says: map[string]string{"nft list table ip kube-proxy": "table ip kube-proxy {}\n"}, want: []string{"other proxies bad nftables table ip kube-proxy"}},
-		"only kubelet's chains":  {says: map[string]string{"iptables-nft-save -t nat": "*nat\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n"}},
+		"all is well":             {},
+		"no forwarding":           {set: map[string]string{"proc/sys/net/ipv4/ip_forward": "0\n"}, want: []string{"forwarding bad net/ipv4/ip_forward is 0"}},
+		"no forwarding, IPv6":     {set: map[string]string{"proc/sys/net/ipv6/conf/all/forwarding": "0\n"}, want: []string{"forwarding bad net/ipv6/conf/all/forwarding is 0"}},
+		"no IPv6":                 {set: map[string]string{"proc/sys/net/ipv6/conf/all/forwarding": "-"}},
+		"strict filter":           {set: map[string]string{"proc/sys/net/ipv4/conf/eth0/rp_filter": "1\n"}, want: []string{"reverse path filter warning strict (1) on eth0"}},
+		"loose for all":           {set: map[string]string{"proc/sys/net/ipv4/conf/eth0/rp_filter": "1\n", "proc/sys/net/ipv4/conf/all/rp_filter": "2\n"}},
+		"no br_netfilter":         {set: map[string]string{"proc/sys/net/bridge/bridge-nf-call-iptables": "-", "proc/sys/net/bridge/bridge-nf-call-ip6tables": "-"}, want: []string{"bridge netfilter warning br_netfilter is not loaded"}},
+		"bridges are not seen":    {set: map[string]string{"proc/sys/net/bridge/bridge-nf-call-iptables": "0\n"}, want: []string{"bridge netfilter bad bridge-nf-call-iptables is 0"}},
+		"nearly full":             {set: map[string]string{"proc/sys/net/netfilter/nf_conntrack_count": "80\n"}, want: []string{"connection tracking warning 80 of 100"}},
+		"eBPF does not work":      {ebpf: errors.New("no cgroup v2"), want: []string{"eBPF warning --mode auto takes iptables: no cgroup v2"}},
+		"sockets cannot be ended": {sockets: errors.New("the kernel cannot"), want: []string{"eBPF warning --mode auto takes ebpf, but the kernel cannot"}},
+		"no BPF file system":      {set: map[string]string{"proc/self/mounts": "proc /proc proc rw 0 0\n"}, want: []string{"eBPF warning no BPF file system"}},
+		"another configuration":   {set: map[string]string{"etc/cni/net.d/05-cilium.conflist": "{}"}, want: []string{"other CNI configurations bad takes 05-cilium.conflist"}},
+		"not our pods":            {set: map[string]string{"etc/cni/net.d/10-fairlead.conflist": "-"}},
+		"kube-proxy's rules":      {says: map[string]string{"iptables-nft-save -t nat": "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-X - [0:0]\nCOMMIT\n"}, want: []string{"other proxies bad 2 chains of kube-proxy (iptables-nft-save)"}},
+		"kube-proxy's old rules":  {says: map[string]string{"iptables-legacy-save -t nat": "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"}, want: []string{"other proxies bad 1 chains of kube-proxy (iptables-legacy-save)"}},
+		"kube-proxy's nft table":  {says: map[string]string{"nft list table ip kube-proxy": "table ip kube-proxy {}\n"}, want: []string{"other proxies bad nftables table ip kube-proxy"}},
+		"only kubelet's chains":   {says: map[string]string{"iptables-nft-save -t nat": "*nat\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -70,7 +72,8 @@ func TestLook(t *testing.T) {
 					root[path] = &fstest.MapFile{Data: []byte(text)}
 				}
 			}
-			found := inEmptyNamespace(t, Node{Root: root, ConfDir: "/etc/cni/net.d", Output: says(tt.says)})
+			found := inEmptyNamespace(t, Node{Root: root, ConfDir: "/etc/cni/net.d", Output: says(tt.says),
+				TryEBPF: func() error { return tt.ebpf }, EndSockets: func() error { return tt.sockets }})
 			compare(t, tt.want, found)
 		})
 	}

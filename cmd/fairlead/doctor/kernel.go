@@ -97,28 +97,31 @@ func connectionTracking(_ context.Context, n Node) []Finding {
 	}}
 }
 
-// ebpf says what mode ebpf has to do without. No mode is chosen by it: the proxy
-// tries.
+// ebpf says which mode 'fairlead proxy --mode auto' takes, by trying what it tries.
 func ebpf(_ context.Context, n Node) []Finding {
+	if err := n.TryEBPF(); err != nil {
+		return []Finding{{
+			State: Warning, What: "--mode auto takes iptables: " + err.Error(),
+			Why:  "mode ebpf does not work (mode iptables does)",
+			Mend: "a kernel from 6.1 on, built with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and CONFIG_NET_CLS_BPF, with cgroup v2 mounted",
+		}}
+	}
 	var found []Finding
-	missing := func(what, mend string) {
-		found = append(found, Finding{State: Warning, What: what, Why: "mode ebpf does not work (mode iptables does)", Mend: mend})
-	}
-	mounts := n.read("proc/self/mounts")
-	if !n.exists("sys/kernel/btf/vmlinux") {
-		missing("the kernel does not describe its types (BTF)", "use a kernel that is built with CONFIG_DEBUG_INFO_BTF")
-	}
-	if !mounted(mounts, "cgroup2") {
-		missing("no cgroup v2 file system is mounted", "mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1")
-	}
-	if !mounted(mounts, "bpf") {
+	if !mounted(n.read("proc/self/mounts"), "bpf") {
 		found = append(found, Finding{
-			State: Warning, What: "no BPF file system is mounted",
+			State: Warning, What: "--mode auto takes ebpf, but no BPF file system is mounted",
 			Why:  "mode ebpf mounts one itself, which a proxy in a container loses when it ends",
 			Mend: "mount -t bpf bpf /sys/fs/bpf",
 		})
 	}
-	return wellUnless(found, "types, cgroup v2 and the BPF file system are there")
+	if err := n.EndSockets(); err != nil {
+		found = append(found, Finding{
+			State: Warning, What: "--mode auto takes ebpf, but " + err.Error(),
+			Why:  "a UDP socket that is connected to an endpoint which is gone goes on sending there (mode ebpf)",
+			Mend: "use a kernel that is built with CONFIG_INET_DIAG_DESTROY",
+		})
+	}
+	return wellUnless(found, "--mode auto takes ebpf")
 }
 
 // mounted looks for a file system type in /proc/mounts.
