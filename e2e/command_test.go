@@ -94,7 +94,7 @@ func TestUpExecDown(t *testing.T) {
 	t.Run("ask", func(t *testing.T) { askInside(t, id) })
 	t.Run("status", func(t *testing.T) {
 		o := run(t, "status")
-		if o.code != 0 || !strings.Contains(o.stdout, "lab "+id+", mode iptables\n  node-1          192.168.244.11, fd00:192:168:244::11\n    client-1      10.244.1.2, fd00:10:244:1::2\n") {
+		if o.code != 0 || !strings.Contains(o.stdout, "lab "+id+", mode auto\n  node-1          192.168.244.11, fd00:192:168:244::11\n    client-1      10.244.1.2, fd00:10:244:1::2\n") {
 			t.Errorf("%+v", o)
 		}
 	})

@@ -3,9 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -33,6 +31,7 @@ func TestDemo(t *testing.T) {
 	for _, nodes := range []string{"1", "2", "3"} {
 		t.Run(nodes+" nodes", func(t *testing.T) { demo(t, "--nodes", nodes) })
 	}
+	t.Run("iptables", func(t *testing.T) { demo(t, "--mode", "iptables") })
 }
 
 // demo runs the demo and checks its document.
@@ -68,20 +67,7 @@ func demo(t *testing.T, args ...string) {
 
 // A proxy that does not live is a failed check with its own words, in time.
 func TestDemoFails(t *testing.T) {
-	broken := t.TempDir()
-	for _, program := range []string{"fairlead-cni", "fairlead-lab"} {
-		if err := os.Symlink(filepath.Join(programs.Dir(t), program), filepath.Join(broken, program)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	script := `#!/bin/sh
-test "$1" = node && exec ` + filepath.Join(programs.Dir(t), "fairlead") + ` "$@"
-echo no rules today >&2
-exit 3
-`
-	if err := os.WriteFile(filepath.Join(broken, "fairlead"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	broken := withProxy(t, "echo no rules today >&2\nexit 3")
 	o := run(t, "demo", "-o", "json", "--bin-dir", broken)
 	var r report
 	if err := json.Unmarshal([]byte(o.stdout), &r); err != nil {

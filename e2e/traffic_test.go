@@ -19,12 +19,20 @@ type cluster struct {
 	vips   []echo.Endpoint
 }
 
-func newCluster(t *testing.T, nodes int) cluster {
+// modes are those of the proxies.
+var modes = []string{"iptables", "ebpf"}
+
+func newCluster(t *testing.T, nodes int, mode string) cluster {
 	t.Helper()
-	l := labtest.New(t, lab.Options{Nodes: nodes, BinDir: programs.Dir(t)})
+	return newClusterOf(t, lab.Options{Nodes: nodes, Mode: mode, BinDir: programs.Dir(t)})
+}
+
+func newClusterOf(t *testing.T, opts lab.Options) cluster {
+	t.Helper()
+	l := labtest.New(t, opts)
 	c := cluster{Lab: l, client: labtest.AddPod(t, l, l.Nodes[0], "client")}
 	for i := range 3 {
-		c.web = append(c.web, labtest.AddPod(t, l, l.Nodes[i%nodes], fmt.Sprintf("web-%d", i+1)))
+		c.web = append(c.web, labtest.AddPod(t, l, l.Nodes[i%opts.Nodes], fmt.Sprintf("web-%d", i+1)))
 	}
 	web := lab.NewService("web", "10.96.0.10", "fd00:10:96::10")
 	if err := l.Apply(append(lab.Slices(web, c.web...), web)...); err != nil {
@@ -56,22 +64,33 @@ func (c cluster) checkSpread(t *testing.T) {
 }
 
 func TestSpreadIsExact(t *testing.T) {
-	newCluster(t, 2).checkSpread(t)
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) { newCluster(t, 2, mode).checkSpread(t) })
+	}
 }
 
 // The rules outlive the process that made them.
 func TestTrafficGoesOnWithoutProxies(t *testing.T) {
-	c := newCluster(t, 2)
-	for _, n := range c.State().Nodes {
-		kill(t, n.Proxy)
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			c := newCluster(t, 2, mode)
+			for _, n := range c.State().Nodes {
+				kill(t, n.Proxy)
+			}
+			c.checkSpread(t)
+		})
 	}
-	c.checkSpread(t)
 }
 
 // What arrives in a backend comes from the client's own address, on the wire as
 // well as in what the server says: on the client's node and across nodes.
 func TestBackendSeesClientAddress(t *testing.T) {
-	c := newCluster(t, 2)
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) { newCluster(t, 2, mode).checkAddresses(t) })
+	}
+}
+
+func (c cluster) checkAddresses(t *testing.T) {
 	for _, server := range c.web[:2] {
 		t.Run(server.Node.Name, func(t *testing.T) {
 			packets := capture(t, server.NS())

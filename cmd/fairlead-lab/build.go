@@ -15,7 +15,7 @@ func buildFlags(cmd *cobra.Command, opts *lab.Options) {
 	cmd.Flags().IntVar(&opts.Nodes, "nodes", 2, fmt.Sprintf("number of nodes, 1 to %d", lab.MaxNodes))
 	cmd.Flags().BoolVar(&opts.Routed, "routed", false, "the last node is on a link of its own, behind a router")
 	cmd.Flags().BoolVar(&opts.Macvlan, "macvlan", false, "nodes have a second network too, of macvlan pods with addresses of a pool: see fairlead-lab exec NODE -- fairlead ipam show")
-	cmd.Flags().StringVar(&opts.Mode, "mode", "iptables", "what the proxies program: iptables, ebpf or auto")
+	cmd.Flags().StringVar(&opts.Mode, "mode", "auto", "what the proxies program: iptables, ebpf or auto")
 	cmd.Flags().StringVar(&opts.BinDir, "bin-dir", "", "where fairlead and fairlead-cni are (default: beside fairlead-lab)")
 }
 

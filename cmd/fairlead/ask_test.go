@@ -67,7 +67,7 @@ func TestAskProxy(t *testing.T) {
 	in(t, ns, func() int {
 		e := testEnv(new(bytes.Buffer), &errs)
 		e.stderr = log
-		return run(ctx, []string{"proxy", "--manifests", dir, "--inspect-socket", socket, "--bpf-root", dir}, e)
+		return run(ctx, []string{"proxy", "--manifests", dir, "--mode", "iptables", "--inspect-socket", socket, "--bpf-root", dir}, e)
 	})
 	if !log.seen {
 		t.Fatalf("log:\n%s", &errs)

@@ -18,6 +18,13 @@ import (
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
+// Modes of --mode.
+const (
+	modeAuto     = "auto"
+	modeEBPF     = "ebpf"
+	modeIptables = "iptables"
+)
+
 // backendFlags choose the backend and say how it is to work.
 type backendFlags struct {
 	mode            string
@@ -31,7 +38,7 @@ type backendFlags struct {
 
 func (f *backendFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.mode, "mode", "iptables", "how the kernel is programmed: iptables, ebpf, or auto for ebpf where the kernel can, else iptables")
+	flags.StringVar(&f.mode, "mode", modeAuto, "how the kernel is programmed: iptables, ebpf, or auto for ebpf where the kernel can, else iptables")
 	flags.StringVar(&f.iptablesVariant, "iptables-variant", "", `which iptables to use: legacy, nft, auto for what the node's other programs use, or "" for what the host calls iptables`)
 	flags.Uint8Var(&f.masqueradeBit, "iptables-masquerade-bit", 14, "bit (0 to 31) of the packet mark that packets to be masqueraded have")
 	flags.IntVar(&f.countedPorts, "connection-metrics", 500, "how many Service ports have a counter of their connections in the metrics; 0 counts none")
@@ -43,7 +50,7 @@ func (f *backendFlags) register(cmd *cobra.Command) {
 // check looks at what the flags say.
 func (f *backendFlags) check() error {
 	switch f.mode {
-	case "iptables", "ebpf", "auto":
+	case modeIptables, modeEBPF, modeAuto:
 	default:
 		return usagef("--mode %q: allowed are iptables, ebpf and auto", f.mode)
 	}
@@ -114,15 +121,15 @@ func (f *backendFlags) newBackend(node string, log *slog.Logger) (*backend, erro
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	if f.mode != "iptables" {
+	if f.mode != modeIptables {
 		b, err := bpf.New(f.bpf)
 		if err == nil {
-			return &backend{b, b, "ebpf", f.removeIptables}, nil
+			return &backend{b, b, modeEBPF, f.removeIptables}, nil
 		}
-		if f.mode == "ebpf" {
-			return nil, fmt.Errorf("--mode ebpf: %w", err)
+		if f.mode == modeEBPF || errors.Is(err, bpf.ErrInUse) {
+			return nil, fmt.Errorf("--mode %s: %w", f.mode, err)
 		}
-		log.Warn("eBPF cannot be used here: iptables is", "error", err)
+		log.Warn("--mode auto: eBPF cannot be used on this node, so iptables is", "because", err)
 	}
 	if f.iptablesVariant == autoVariant {
 		var err error
@@ -141,7 +148,7 @@ func (f *backendFlags) newBackend(node string, log *slog.Logger) (*backend, erro
 		log.Warn("connections of Services are not counted", "error", err)
 	}
 	removeBPF := func(context.Context) error { return bpf.Remove(f.bpf.Root) }
-	return &backend{b, b, "iptables", removeBPF}, nil
+	return &backend{b, b, modeIptables, removeBPF}, nil
 }
 
 func (f *backendFlags) newIptables(node string) (*iptables.Backend, error) {

@@ -194,6 +194,7 @@ addressType: IPv4
 ports: [{port: 8080}]
 endpoints: [{addresses: [10.244.1.2]}]
 `)
+	text = bytes.Replace(text, []byte(`mode: ""`), []byte("mode: iptables"), 1)
 	write(t, config, string(text))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

@@ -100,11 +100,11 @@ func (c *kubeProxy) unused() []setting {
 	return out
 }
 
-// checkMode says in which mode of kube-proxy's the file is for. All of them are
-// known, and served in the way that the flag --mode says.
+// checkMode says which mode of kube-proxy's the file is for: all of them are known
+// (see chooseMode).
 func (c *kubeProxy) checkMode() error {
 	switch c.Mode {
-	case "", "iptables", "ipvs", "nftables":
+	case "", modeIptables, "ipvs", "nftables":
 		return nil
 	}
 	return c.wrong("mode", "proxy-mode", c.Mode, "iptables, ipvs or nftables (or nothing)")

@@ -99,7 +99,7 @@ spec:
 	in(t, ns, func() int {
 		e := testEnv(&out, &errs)
 		e.stderr = log
-		return run(ctx, []string{"proxy", "--manifests", dir, "--inspect-socket", "", "--bpf-root", dir}, e)
+		return run(ctx, []string{"proxy", "--mode", "iptables", "--manifests", dir, "--inspect-socket", "", "--bpf-root", dir}, e)
 	})
 	if !strings.Contains(errs.String(), "node=node-1") || !log.seen {
 		t.Errorf("log:\n%s", &errs)

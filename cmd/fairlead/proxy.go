@@ -28,6 +28,7 @@ type proxyFlags struct {
 	nodeName  string
 	logFormat string
 	inspectAt string
+	modeGiven bool // --mode, by whoever started us
 	// rangesOnNodePorts is what kube-proxy does not have.
 	rangesOnNodePorts bool
 	notes             []setting // what was given and means nothing here
@@ -102,6 +103,7 @@ func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 		f.applyToProcess(settings, log)
 		return nil
 	}
+	f.chooseMode()
 	f.report(settings, log)
 	config := settings.service
 	source, from, err := f.open(config.NodeName, watch.NewKube)

@@ -32,7 +32,7 @@ type aliases struct {
 func (f *proxyFlags) registerAliases(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.hostname, "hostname-override", "", "the same as --node-name")
-	flags.StringVar(&f.proxyMode, "proxy-mode", "", "kube-proxy's mode: all are known, and Services served as --mode says")
+	flags.StringVar(&f.proxyMode, "proxy-mode", "", "kube-proxy's mode: iptables is that of --mode; others are known, and Services served as --mode says")
 	flags.StringVar(&f.logging, "logging-format", "", "the same as --log-format")
 	flags.StringVar(&f.master, "master", "", "URL of the API server, in place of the kubeconfig's")
 	flags.Int32Var(&f.healthzPort, "healthz-port", 0, "the port of --healthz-bind-address; 0 is nowhere")
@@ -69,6 +69,7 @@ func (f *proxyFlags) resolveAliases(cmd *cobra.Command) error {
 			}
 		}
 	}
+	f.modeGiven = changed("mode")
 	f.kube.Mode = v1alpha1.ProxyMode(f.proxyMode)
 	f.kube.ClientConnection.Kubeconfig = f.kubeconfig
 	bit := int32(f.masqueradeBit)
@@ -139,13 +140,21 @@ func (f proxyFlags) checkMasqueradeBit() error {
 	return nil
 }
 
+// chooseMode: who has told kube-proxy to use iptables gets that, unless --mode says
+// otherwise. What else there is in kube-proxy Fairlead does not have.
+func (f *proxyFlags) chooseMode() {
+	if f.kube.Mode == modeIptables && !f.modeGiven {
+		f.mode = modeIptables
+	}
+}
+
 // report logs what was given and means nothing here, or less than it seems.
 func (f proxyFlags) report(s proxySettings, log *slog.Logger) {
 	for _, n := range f.notes {
 		log.Info("accepted, but it has no effect", "setting", n.name, "because", n.why)
 	}
 	if mode := f.kube.Mode; mode != "" && string(mode) != f.mode {
-		log.Info("kube-proxy's mode is not Fairlead's: Services are served all the same", "mode", mode, "by", f.mode)
+		log.Info("kube-proxy's mode is not the one in use: Services are served all the same", "kube-proxy", mode, "mode", f.mode)
 	}
 	if *f.kube.IPTables.LocalhostNodePorts && !s.service.LocalhostNodePorts {
 		log.Info("node ports are not on localhost: nodePortAddresses has no address of 127.0.0.0/8", "nodePortAddresses", f.kube.NodePortAddresses)

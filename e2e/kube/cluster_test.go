@@ -49,7 +49,7 @@ func newCluster(t *testing.T) *cluster {
 func newClusterBehind(t *testing.T, prepare func(*kube.Relay)) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
-	c.Lab = labtest.New(t, lab.Options{Nodes: 2, BinDir: programs.Dir(t), Source: func(ctx context.Context, underlay *netns.NS) ([]string, error) {
+	c.Lab = labtest.New(t, lab.Options{Nodes: 2, Mode: "iptables", BinDir: programs.Dir(t), Source: func(ctx context.Context, underlay *netns.NS) ([]string, error) {
 		kubeconfig, err := c.startAPIServer(ctx, underlay)
 		if err == nil {
 			prepare(c.relay)

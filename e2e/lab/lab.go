@@ -37,7 +37,7 @@ import (
 type Options struct {
 	ID     string // names the lab; "" is a random one
 	Nodes  int    // 1 to MaxNodes
-	Mode   string // the proxies' --mode; "" is iptables
+	Mode   string // the proxies' --mode; "" is auto
 	Routed bool   // the last node is on a link of its own, behind a router
 	// Macvlan: nodes have a second network, of pods on the underlay itself, with
 	// addresses of a pool, and the macvlan shim. Not together with Routed.
@@ -74,7 +74,7 @@ func New(ctx context.Context, opts Options) (*Lab, error) {
 		return nil, err
 	}
 	if opts.Mode == "" {
-		opts.Mode = "iptables"
+		opts.Mode = "auto"
 	}
 	l, err := create(opts)
 	if err != nil {
