@@ -2,9 +2,10 @@
 # make demo    a cluster of two nodes on this machine, and what it can do
 # make test    all tests; the kernel's part is done by the kernel, so root is needed
 # make e2e-kube tests with a real API server, which is built first (some minutes)
+# make e2e-vm  tests in Debian's kernel KERNEL, 6.1 or 6.12, in an emulated machine
 # make lint    what the code must keep to
 .DEFAULT_GOAL := build
-.PHONY: build demo test e2e e2e-kube bench bench-docs lint generate clean packages
+.PHONY: build demo test e2e e2e-kube e2e-vm bench bench-docs lint generate clean packages
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -25,6 +26,11 @@ e2e: packages
 e2e-kube: packages
 	@.ci/packages etcd:etcd-server
 	cd e2e/kube && go test -timeout 30m -count=1 ./...
+
+KERNEL := 6.1
+e2e-vm: packages
+	@.ci/packages qemu-system-x86_64:qemu-system-x86 cpio:cpio depmod:kmod xz:xz-utils busybox:busybox-static
+	go test -timeout 40m -count=1 -v ./e2e/vm -kernel $(KERNEL)
 
 bench: packages
 	go test -run '^$$' -bench . ./...

@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead/fairlead/cni"
+	"github.com/fairlead/fairlead/e2e/built"
 	"github.com/fairlead/fairlead/e2e/netns"
 	"github.com/fairlead/fairlead/e2e/refplugins"
 )
@@ -229,13 +230,17 @@ func fairleadCNI(t testing.TB) string {
 var (
 	programDir   string // set by TestMain
 	buildProgram = sync.OnceValue(func() error {
-		built := filepath.Join(programDir, "fairlead-cni")
-		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", built, "github.com/fairlead/fairlead/cmd/fairlead-cni")
+		program := filepath.Join(programDir, "fairlead-cni")
+		if dir := os.Getenv(built.Variable); dir != "" {
+			program = filepath.Join(dir, "fairlead-cni")
+			return errors.Join(os.Symlink(program, filepath.Join(programDir, "fairlead-cni")), os.Symlink(program, filepath.Join(programDir, "fairlead-ipam")))
+		}
+		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "github.com/fairlead/fairlead/cmd/fairlead-cni")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("build fairlead-cni: %w: %s", err, out)
 		}
-		return os.Symlink(built, filepath.Join(programDir, "fairlead-ipam"))
+		return os.Symlink(program, filepath.Join(programDir, "fairlead-ipam"))
 	})
 )
 

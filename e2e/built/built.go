@@ -17,6 +17,10 @@ import (
 	"runtime"
 )
 
+// Variable is of the environment, and names a directory in which Fairlead's own
+// programs are built already. Where tests run that cannot build any it is set.
+const Variable = "FAIRLEAD_PROGRAMS"
+
 // Program returns the path of one program, whose package is in the build list of
 // the module in the directory source. Name is for what the module's programs are
 // kept under.

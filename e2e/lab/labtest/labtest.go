@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/fairlead/fairlead/e2e/built"
 	"github.com/fairlead/fairlead/e2e/lab"
 )
 
@@ -38,6 +39,9 @@ func (p *Programs) Run(m *testing.M) (code int) {
 // Dir is the directory in which the programs are.
 func (p *Programs) Dir(t testing.TB) string {
 	t.Helper()
+	if dir := os.Getenv(built.Variable); dir != "" {
+		return dir
+	}
 	p.once.Do(func() { p.dir, p.err = build() })
 	if p.err != nil {
 		t.Fatal(p.err)
