@@ -48,6 +48,7 @@ type DataPath struct {
 	// lookedAtUntil is the variable of the programs, see LookOn.
 	lookedAtUntil *ebpf.Variable
 	links         *links
+	watchers      watchers
 	maps          map[string]*ebpf.Map // all that outlive a program
 	fresh         map[string]bool      // those that were made anew
 }

@@ -97,6 +97,10 @@ type Proxy struct {
 	HealthChecks HealthChecks // nil: nobody asks
 	Events       Events       // nil: nobody is told
 
+	asking sync.Mutex // guards the next two, see Ask
+	asked  []func()
+	wake   context.CancelFunc
+
 	reading     sync.RWMutex              // guards what Resolver knows, for View
 	reported    map[service.Conflict]bool // conflicts that were logged and last
 	quarantined map[service.Name]bool     // Services of which the same is true
@@ -243,6 +247,9 @@ func (p *Proxy) next(ctx context.Context, wait time.Duration, first bool) (watch
 	}
 	timed, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	p.wakeBy(cancel)
+	defer p.answer()
+	defer p.wakeBy(nil)
 	news, err := p.Source.Next(timed)
 	if err != nil && timed.Err() != nil {
 		return watch.News{}, nil

@@ -34,7 +34,11 @@ func (f *askFlags) register(cmd *cobra.Command, formats ...string) {
 
 // ask has a proxy answer a question into v.
 func (f *askFlags) ask(ctx context.Context, question string, v any) error {
-	err := inspect.NewClient(f.socket).Get(ctx, question, v)
+	return f.explain(inspect.NewClient(f.socket).Get(ctx, question, v))
+}
+
+// explain adds to an error what to do about it.
+func (f *askFlags) explain(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: only root may ask", err)
 	}

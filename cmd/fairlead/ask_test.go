@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,12 +56,14 @@ func TestAskProxy(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), 60*time.Second)
 	defer stop()
 	var errs bytes.Buffer
-	log := &until{w: &errs, text: "msg=synced", then: stop}
+	log := &until{w: &errs, text: "msg=synced"}
 	answers := map[string]string{}
-	log.then = func() {
+	var ask func()
+	log.then = sync.OnceFunc(func() { go ask() }) // the proxy answers when it has written its log
+	ask = func() {
 		defer stop()
 		for _, question := range []string{"services web", "services web -o wide", "services web -o yaml", "services gone",
-			"trace --from 10.244.1.7 --to 10.96.0.10:80", "trace --from 10.244.1.7 --to 10.96.0.10:80/udp -o json", "status"} {
+			"trace --from 10.244.1.7 --to 10.96.0.10:80", "trace --from 10.244.1.7 --to 10.96.0.10:80/udp -o json", "trace --live", "status"} {
 			answers[question] = answer(t, ns, question+" --socket "+socket)
 		}
 	}
@@ -79,11 +82,12 @@ default/web  -     10.96.0.10:80/tcp  pod           10.244.1.7:8080
 default/web  -     10.96.0.10:80/tcp  node,outside  10.244.1.7:8080*
 `,
 		"services web -o wide": `
-SERVICE      PORT  DESTINATION        FROM     TO
-default/web  -     10.96.0.10:80/tcp  pod      10.244.1.7:8080
-default/web  -     10.96.0.10:80/tcp  node     10.244.1.7:8080*
-default/web  -     10.96.0.10:80/tcp  outside  10.244.1.7:8080*
+SERVICE      PORT  DESTINATION        CONNECTIONS  FROM     TO
+default/web  -     10.96.0.10:80/tcp  0            pod      10.244.1.7:8080
+default/web  -     10.96.0.10:80/tcp  0            node     10.244.1.7:8080*
+default/web  -     10.96.0.10:80/tcp  0            outside  10.244.1.7:8080*
 `,
+		"trace --live":  "exit 1: fairlead: ask the proxy at " + socket + ": 501 Not Implemented: in mode iptables the kernel does not tell what happens\n",
 		"services gone": "exit 1: fairlead: service gone: the proxy of this node has no destination of it\n",
 		"trace --from 10.244.1.7 --to 10.96.0.10:80": `
 sender               10.244.1.7 is a pod: in 10.244.1.0/24

@@ -135,6 +135,7 @@ func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 	if kube, ok := source.(*watch.Kube); ok {
 		go logStale(ctx, kube, log)
 	}
+	go followKernel(ctx, &p, log)
 	err = p.Run(ctx)
 	log.Info("proxy ends; what is programmed stays")
 	return err
@@ -149,6 +150,15 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 	monitor.Asked = counters.Asked
 	if c, ok := p.Backend.(*backend).Backend.(counter); ok && f.countedPorts > 0 {
 		counters.CountConnections(f.countedPorts, c.Connections)
+	}
+	if r, ok := p.Backend.(*backend).Backend.(reporter); ok {
+		counters.CountOutcomes(func(tell func(path, outcome string, n uint64)) error {
+			counts, err := r.Outcomes()
+			for _, c := range counts {
+				tell(c.Path, c.Name, c.Count)
+			}
+			return err
+		})
 	}
 	checks := health.NewNodePorts(monitor.Works)
 	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters}, checks
@@ -192,7 +202,7 @@ func (f proxyFlags) inspect(p *proxy.Proxy, log *slog.Logger, facts inspect.Fact
 	if f.inspectAt == "" {
 		return func() {}
 	}
-	i := &inspect.Inspector{Facts: facts, View: p, Now: time.Now}
+	i := &inspect.Inspector{Facts: facts, Kernel: kernel(p), View: p, Now: time.Now}
 	if kube, ok := p.Source.(*watch.Kube); ok {
 		i.Stale = kube.Stale
 	}

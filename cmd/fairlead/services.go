@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -22,8 +23,10 @@ func servicesCommand(e env) *cobra.Command {
 		Long: `Asks this node's proxy for all destinations that are Services', or one Service's
 (without a namespace: in the namespace default), and for the endpoints that get their
 flows in turn. A star says that the endpoint sees an address of this node instead
-of the sender's. With -o wide each kind of sender has a line of its own; else only
-where they differ.`,
+of the sender's. With -o wide each kind of sender has a line of its own, else only
+where they differ, and the connections that each Service port has got are shown.
+
+The kernel is read back: what it has otherwise than it should is said below.`,
 		Example: `  fairlead services
   fairlead services kube-system/kube-dns -o wide`,
 		Args: cobra.ArbitraryArgs,
@@ -68,13 +71,63 @@ func servicesQuestion(args []string) (string, error) {
 
 func printServices(w io.Writer, rows []inspect.Row, wide bool) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "SERVICE\tPORT\tDESTINATION\tFROM\tTO")
+	connections := ""
+	if wide {
+		connections = "CONNECTIONS\t"
+	}
+	fmt.Fprintf(table, "SERVICE\tPORT\tDESTINATION\t%sFROM\tTO\n", connections)
 	for _, row := range rows {
+		if !row.Destination.IsValid() {
+			continue // is no more than what the kernel has
+		}
+		if wide {
+			connections = dash(count(row.Connections)) + "\t"
+		}
 		for _, group := range senders(row, wide) {
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", row.Service, dash(row.Port), destination(row), group.from, group.to)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s%s\t%s\n", row.Service, dash(row.Port), destination(row), connections, group.from, group.to)
 		}
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return printDifferences(w, rows, wide)
+}
+
+func count(n *uint64) string {
+	if n == nil {
+		return ""
+	}
+	return strconv.FormatUint(*n, 10)
+}
+
+// shownDifferences is how many are printed of each Service unless all are wanted.
+const shownDifferences = 5
+
+// printDifferences prints what the kernel has otherwise than it should.
+func printDifferences(w io.Writer, rows []inspect.Row, all bool) error {
+	first := true
+	for _, row := range rows {
+		if len(row.Kernel) == 0 {
+			continue
+		}
+		if first {
+			fmt.Fprintln(w, "\nThe kernel has not what it should (the proxy mends that when it notices, or when it starts):")
+			first = false
+		}
+		for i, line := range row.Kernel {
+			if i == shownDifferences && !all {
+				fmt.Fprintf(w, "  … and %d more (see -o wide)\n", len(row.Kernel)-i)
+				break
+			}
+			if row.Service != "" {
+				line = row.Service + ": " + line
+			}
+			if _, err := fmt.Fprintln(w, "  "+line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // destination is the address and port that a row is about.

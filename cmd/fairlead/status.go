@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -87,6 +88,16 @@ func printStatus(w io.Writer, s inspect.Status, now time.Time) error {
 	}
 	row("kernel", "%s", kernelState(s, now))
 	row("services", "%d destinations, %d pools, %d backends", s.Frontends, s.Pools, s.Backends)
+	for _, path := range []string{"socket", "packet"} {
+		if text := outcomesOf(s, path); text != "" {
+			row(path+"s", "%s", text)
+		}
+	}
+	for _, o := range s.Outcomes {
+		if o.Trouble && o.Count > 0 {
+			row("trouble", "%d %ss: %s", o.Count, o.Path, o.Text)
+		}
+	}
 	for _, c := range s.Conflicts {
 		row("conflict", "%s", c)
 	}
@@ -97,6 +108,17 @@ func printStatus(w io.Writer, s inspect.Status, now time.Time) error {
 		row("left out", "%s", p)
 	}
 	return table.Flush()
+}
+
+// outcomesOf is how often what is no trouble came about, where it did.
+func outcomesOf(s inspect.Status, path string) string {
+	var parts []string
+	for _, o := range s.Outcomes {
+		if o.Path == path && !o.Trouble && o.Count > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", o.Count, strings.ReplaceAll(o.Name, "_", " ")))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // kernelState says whether the kernel has what it should.

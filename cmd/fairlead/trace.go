@@ -19,6 +19,8 @@ import (
 type traceFlags struct {
 	askFlags
 	from, to string
+	watch    bool // --live
+	trouble  bool
 }
 
 func traceCommand(e env) *cobra.Command {
@@ -29,11 +31,21 @@ func traceCommand(e env) *cobra.Command {
 		Long: `Asks this node's proxy what it does with the first packet of a flow: whose
 destination it is, what kind of sender it comes from, which endpoints get it in
 turn and why not the others, and whether they see the sender's address. To each of
-them, or to a destination that is no Service's, the kernel is asked for the route.`,
+them, or to a destination that is no Service's, the kernel is asked for the route.
+
+With --live it is not asked what would become of a flow, but shown what becomes of
+those that there are, as they begin or end in trouble, until it is interrupted. This
+is for mode ebpf. --from and --to then pick flows and may be left out; those of sockets
+have no sender yet, and are not shown with --from.`,
 		Example: `  fairlead trace --from 10.244.1.5 --to 10.96.0.10:53/udp
-  fairlead trace --from 203.0.113.9 --to [fd00::1]:30080 -o json`,
+  fairlead trace --from 203.0.113.9 --to [fd00::1]:30080 -o json
+  fairlead trace --live --to 10.96.0.10
+  fairlead trace --live --trouble`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.watch {
+				return f.live(cmd, e)
+			}
 			p, err := f.packet()
 			if err != nil {
 				return err
@@ -43,6 +55,8 @@ them, or to a destination that is no Service's, the kernel is asked for the rout
 	}
 	cmd.Flags().StringVar(&f.from, "from", "", "address of the sender")
 	cmd.Flags().StringVar(&f.to, "to", "", "destination, as ADDR:PORT/PROTOCOL (protocol tcp, udp or sctp; without it tcp)")
+	cmd.Flags().BoolVar(&f.watch, "live", false, "show what becomes of flows as it happens")
+	cmd.Flags().BoolVar(&f.trouble, "trouble", false, "with --live: only who gets no answer and is not told why")
 	f.register(cmd, "json", "yaml")
 	return cmd
 }
@@ -51,6 +65,9 @@ them, or to a destination that is no Service's, the kernel is asked for the rout
 func (f *traceFlags) packet() (p service.Packet, err error) {
 	if err := f.check(); err != nil {
 		return p, err
+	}
+	if f.trouble {
+		return p, usagef("--trouble: only with --live")
 	}
 	if p.Src, err = netip.ParseAddr(f.from); err != nil {
 		return p, usagef("--from %q: must be an address like 10.244.1.5 or fd00::5", f.from)

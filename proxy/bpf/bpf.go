@@ -44,7 +44,7 @@ func MapNames() []string {
 }
 
 // Backend programs the node in whose network namespace New ran. It is for one
-// goroutine.
+// goroutine, but where a method says otherwise.
 type Backend struct {
 	path      *ebpf.DataPath
 	config    Config

@@ -7,8 +7,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/fairlead/fairlead/e2e/cgroup"
 	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/ebpf"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
@@ -185,5 +188,78 @@ func TestFull(t *testing.T) {
 	sync(t, b, r, r.Quarantine(names...))
 	if got := b.rows(t); got.frontends != 19 || got.backends != 57 {
 		t.Errorf("rows %+v, want those of 19 Services", got)
+	}
+}
+
+// TestDifferences has somebody write into the maps: what is other than it should be is
+// told of the Services that it concerns, and of no other.
+func TestDifferences(t *testing.T) {
+	r := cluster(4, 2)
+	b := start(t, Config{})
+	sync(t, b, r, service.Change{})
+	check := func(want map[string][]string) {
+		t.Helper()
+		differences, err := b.Differences(t.Context(), r.Table())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string][]string{}
+		for name, lines := range differences {
+			got[name.String()] = lines
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	}
+	check(map[string][]string{})
+
+	key := func(i byte) ebpf.FrontendKey {
+		return keyRow(service.Key{Addr: netip.AddrFrom4([4]byte{10, 96, 0, i}), Port: 80, Protocol: service.TCP})
+	}
+	var row ebpf.Frontend
+	if err := b.path.Frontends.Lookup(key(1), &row); err != nil {
+		t.Fatal(err)
+	}
+	pool := row.Paths[ebpf.ClassPod].Pool
+	var now ebpf.Pool
+	if err := errors.Join(b.path.Frontends.Delete(key(0)), b.path.Frontends.Put(key(77), row), b.path.Pools.Lookup(pool, &now)); err != nil {
+		t.Fatal(err)
+	}
+	now.Now.Count = 1
+	if err := b.path.Pools.Put(pool, now); err != nil {
+		t.Fatal(err)
+	}
+	const one, two = "to 10.128.0.1:8080", "to 10.128.0.1:8080 10.129.0.1:8080"
+	check(map[string][]string{
+		"default/s0": {"10.96.0.0:80/tcp is missing"},
+		"default/s1": {
+			"10.96.0.1:80/tcp from pod: " + one + " instead of " + two,
+			"10.96.0.1:80/tcp from node: " + one + " masqueraded instead of " + two + " masqueraded",
+			"10.96.0.1:80/tcp from outside: " + one + " masqueraded instead of " + two + " masqueraded",
+			"10.96.0.77:80/tcp is there and should not be",
+		},
+	})
+}
+
+// TestConnections counts what the pools of a Service port have led.
+func TestConnections(t *testing.T) {
+	r := cluster(2, 2)
+	b := start(t, Config{})
+	sync(t, b, r, service.Change{})
+	for _, p := range b.have.pools {
+		if err := b.path.Turns.Put(p.number, ebpf.Turn{Taken: 5 + uint64(p.number), Kept: 2}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := b.Connections()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[service.Origin]uint64{
+		{Service: service.Name{Namespace: "default", Name: "s0"}}: 7,
+		{Service: service.Name{Namespace: "default", Name: "s1"}}: 8,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

@@ -10,8 +10,10 @@ package inspect
 
 import (
 	"cmp"
+	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +46,10 @@ type Status struct {
 	// Error is why the kernel did not take what it was told last; "": it did.
 	Error string `json:"error,omitempty"`
 
+	// Outcomes are how sockets and packets have fared; none where the mode does not
+	// count that.
+	Outcomes []Outcome `json:"outcomes,omitempty"`
+
 	Frontends int `json:"frontends"` // destinations
 	Pools     int `json:"pools"`
 	Backends  int `json:"backends"` // of all pools, one by one
@@ -67,6 +73,7 @@ type View interface {
 // Inspector gathers what it is told by the loop, as an Observer, and answers.
 type Inspector struct {
 	Facts
+	Kernel
 	View View
 	// Stale, if set, says why the source may not know of a change.
 	Stale func(now time.Time) error
@@ -121,6 +128,12 @@ func (i *Inspector) Status() Status {
 			s.Stale = err.Error()
 		}
 	}
+	if i.Outcomes != nil {
+		var err error
+		if s.Outcomes, err = i.Outcomes(); err != nil {
+			s.Problems = append(s.Problems, "count outcomes: "+err.Error())
+		}
+	}
 	i.View.View(func(r *service.Resolver) {
 		t := r.Table()
 		s.Frontends, s.Pools = len(t.Frontends), len(t.Pools)
@@ -157,10 +170,21 @@ func (i *Inspector) told() Status {
 type Row struct {
 	Service     string           `json:"service"` // namespace/name
 	Port        string           `json:"port,omitempty"`
-	Destination netip.AddrPort   `json:"destination"` // unspecified address: every node-port address
-	Protocol    service.Protocol `json:"protocol"`
+	Destination netip.AddrPort   `json:"destination,omitzero"` // unspecified address: every node-port address
+	Protocol    service.Protocol `json:"protocol,omitzero"`
 	Sources     []netip.Prefix   `json:"sources,omitempty"` // who alone may send
-	Paths       [3]Path          `json:"paths"`             // of pods, this node, outside
+	Paths       [3]Path          `json:"paths,omitzero"`    // of pods, this node, outside
+	// Connections is how many flows the Service port has got; nil: nobody counts them.
+	Connections *uint64 `json:"connections,omitempty"`
+	// Kernel says, with the last row of each Service, in what way the kernel has not what
+	// it should; none: it has.
+	Kernel []string `json:"kernel,omitempty"`
+}
+
+// origin is the Service port.
+func (r Row) origin() service.Origin {
+	namespace, name, _ := strings.Cut(r.Service, "/")
+	return service.Origin{Service: service.Name{Namespace: namespace, Name: name}, Port: r.Port}
 }
 
 // Path is what becomes of the flows of one class of sender.
@@ -173,8 +197,9 @@ type Path struct {
 }
 
 // Services are the rows of the Services that wanted names, sorted by Service,
-// destination and protocol.
-func (i *Inspector) Services(wanted func(service.Name) bool) []Row {
+// destination and protocol. They are what the kernel was told; what it has in their
+// place is with them.
+func (i *Inspector) Services(ctx context.Context, wanted func(service.Name) bool) ([]Row, error) {
 	rows := []Row{}
 	i.View.View(func(r *service.Resolver) {
 		t := r.Table()
@@ -185,9 +210,9 @@ func (i *Inspector) Services(wanted func(service.Name) bool) []Row {
 		}
 	})
 	slices.SortFunc(rows, func(a, b Row) int {
-		return cmp.Or(cmp.Compare(a.Service, b.Service), a.Destination.Compare(b.Destination), cmp.Compare(a.Protocol, b.Protocol))
+		return cmp.Or(a.origin().Service.Compare(b.origin().Service), a.Destination.Compare(b.Destination), cmp.Compare(a.Protocol, b.Protocol))
 	})
-	return rows
+	return i.addKernel(ctx, rows, wanted)
 }
 
 func rowOf(t *service.Table, key service.Key, f service.Frontend) Row {

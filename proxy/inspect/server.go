@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -62,12 +65,18 @@ func listen(path string) (net.Listener, error) {
 //	GET /status
 //	GET /services[?name=NAMESPACE/NAME]
 //	GET /trace?from=ADDR&to=ADDR:PORT&protocol=tcp[&in=INTERFACE]
+//	GET /live?filter=FILTER
 func (i *Inspector) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, i.Status()) })
 	mux.HandleFunc("GET /services", func(w http.ResponseWriter, r *http.Request) {
 		name := r.FormValue("name")
-		answer(w, i.Services(func(n service.Name) bool { return name == "" || n.String() == name }))
+		rows, err := i.Services(r.Context(), func(n service.Name) bool { return name == "" || n.String() == name })
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		answer(w, rows)
 	})
 	mux.HandleFunc("GET /trace", func(w http.ResponseWriter, r *http.Request) {
 		p, err := packet(r.FormValue("from"), r.FormValue("to"), r.FormValue("protocol"))
@@ -78,6 +87,7 @@ func (i *Inspector) Handler() http.Handler {
 		p.In = r.FormValue("in")
 		answer(w, i.Trace(p))
 	})
+	mux.HandleFunc("GET /live", i.live)
 	return mux
 }
 
@@ -107,32 +117,77 @@ func NewClient(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}
-	return &Client{path, &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: 30 * time.Second}}
+	return &Client{path, &http.Client{Transport: &http.Transport{DialContext: dial}}}
 }
 
 // ErrNoProxy is that nobody answers at the socket.
 var ErrNoProxy = errors.New("no 'fairlead proxy' runs there")
 
+// patience is how long an answer may take. To compare thousands of Services with what
+// iptables says takes a while.
+const patience = time.Minute
+
 // Get asks a question, such as /status, and decodes the answer into v. The error
 // wraps ErrNoProxy, or fs.ErrPermission.
 func (c *Client) Get(ctx context.Context, question string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxy"+question, nil)
+	ctx, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	body, err := c.ask(ctx, question)
 	if err != nil {
 		return err
+	}
+	defer func() { _ = body.Close() }()
+	if err := json.NewDecoder(body).Decode(v); err != nil {
+		return fmt.Errorf("read the answer of the proxy at %s: %w", c.path, err)
+	}
+	return nil
+}
+
+// Live calls see for every event that a filter picks, until ctx ends, which is no
+// error, or the proxy does.
+func (c *Client) Live(ctx context.Context, f Filter, see func(Event) error) error {
+	filter, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	body, err := c.ask(ctx, "/live?"+url.Values{"filter": {string(filter)}}.Encode())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	for events := json.NewDecoder(body); ; {
+		var e Event
+		err := events.Decode(&e)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			return fmt.Errorf("the proxy at %s has ended", c.path)
+		case err != nil:
+			return fmt.Errorf("read the answer of the proxy at %s: %w", c.path, err)
+		}
+		if err := see(e); err != nil {
+			return err
+		}
+	}
+}
+
+// ask is the answer to a question, to be closed.
+func (c *Client) ask(ctx context.Context, question string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxy"+question, nil)
+	if err != nil {
+		return nil, err
 	}
 	resp, err := c.http.Do(req)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("ask the proxy at %s: %w", c.path, ErrNoProxy)
+		return nil, fmt.Errorf("ask the proxy at %s: %w", c.path, ErrNoProxy)
 	case err != nil:
-		return fmt.Errorf("ask the proxy at %s: %w", c.path, err)
+		return nil, fmt.Errorf("ask the proxy at %s: %w", c.path, err)
+	case resp.StatusCode == http.StatusOK:
+		return resp.Body, nil
 	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the proxy at %s: %s", c.path, resp.Status)
-	}
-	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
-		return fmt.Errorf("read the answer of the proxy at %s: %w", c.path, err)
-	}
-	return nil
+	why, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // or as much as came
+	_ = resp.Body.Close()
+	return nil, fmt.Errorf("ask the proxy at %s: %s: %s", c.path, resp.Status, strings.TrimSpace(string(why)))
 }

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/bpf"
+	"github.com/fairlead/fairlead/proxy/inspect"
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// differ is a backend that reads back what the kernel has.
+type differ interface {
+	Differences(ctx context.Context, t *service.Table) (map[service.Name][]string, error)
+}
+
+// reporter is a backend whose programs tell what they do.
+type reporter interface {
+	Outcomes() ([]bpf.Count, error)
+	Follow(ctx context.Context, see func(bpf.Report)) error
+	Watch(ctx context.Context, see func(bpf.Report)) error
+}
+
+// asksKernel is how long an operator's question waits for the loop to come to it.
+const asksKernel = 30 * time.Second
+
+// kernel is what the proxy's backend may be asked for.
+func kernel(p *proxy.Proxy) inspect.Kernel {
+	var k inspect.Kernel
+	mode := p.Backend.(*backend).Backend
+	if c, ok := mode.(counter); ok {
+		k.Connections = c.Connections
+	}
+	if d, ok := mode.(differ); ok {
+		k.Differences = func(ctx context.Context) (differences map[service.Name][]string, err error) {
+			ctx, stop := context.WithTimeout(ctx, asksKernel)
+			defer stop()
+			asked := p.Ask(ctx, func(t *service.Table) { differences, err = d.Differences(ctx, t) })
+			if asked != nil {
+				return nil, fmt.Errorf("the proxy has not come to it in %s: %w", asksKernel, asked)
+			}
+			return differences, err
+		}
+	}
+	if r, ok := mode.(reporter); ok {
+		k.Outcomes = func() ([]inspect.Outcome, error) { return outcomes(r) }
+		k.Watch = func(ctx context.Context, see func(inspect.Event)) error {
+			return r.Watch(ctx, func(report bpf.Report) { see(event(report, p)) })
+		}
+	}
+	return k
+}
+
+func outcomes(r reporter) ([]inspect.Outcome, error) {
+	counts, err := r.Outcomes()
+	var out []inspect.Outcome
+	for _, c := range counts {
+		out = append(out, inspect.Outcome{Path: c.Path, Name: c.Name, Text: c.Text, Trouble: c.Trouble, Count: c.Count})
+	}
+	return out, err
+}
+
+// event puts names where a report has numbers, as far as they are still there.
+func event(r bpf.Report, view inspect.View) inspect.Event {
+	e := inspect.Event{
+		Time: time.Now().Add(-r.Ago), Path: r.Path, Outcome: r.Name, Text: r.Text, Trouble: r.Trouble,
+		From: r.Src, To: r.Dst, Backend: r.Backend, Process: r.Process, Protocol: protocolName(r.Protocol),
+	}
+	view.View(func(resolver *service.Resolver) {
+		if f, ok := resolver.Table().Frontend(r.Dst, service.Protocol(r.Protocol)); ok {
+			e.Service = f.Origin.String()
+		}
+	})
+	if r.Link != 0 {
+		if link, err := net.InterfaceByIndex(r.Link); err == nil {
+			e.Interface = link.Name
+		}
+	}
+	if r.Process != 0 {
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", r.Process)) // none: it has ended
+		e.Command = strings.TrimSpace(string(name))
+	}
+	return e
+}
+
+func protocolName(number uint8) string {
+	switch number {
+	case unix.IPPROTO_ICMP:
+		return "icmp"
+	case unix.IPPROTO_ICMPV6:
+		return "icmpv6"
+	}
+	return service.Protocol(number).String()
+}
+
+// followKernel logs trouble that programs report, until ctx ends.
+func followKernel(ctx context.Context, p *proxy.Proxy, log *slog.Logger) {
+	r, ok := p.Backend.(*backend).Backend.(reporter)
+	if !ok {
+		return
+	}
+	said := map[string]time.Time{}
+	err := r.Follow(ctx, func(report bpf.Report) {
+		if !report.Trouble || time.Since(said[report.Name]) < sayAgain {
+			return
+		}
+		said[report.Name] = time.Now()
+		e := event(report, p)
+		log.Warn("somebody gets no answer (said once a minute of each kind; see 'fairlead trace --live')", "why", e.Text,
+			"from", e.From, "to", e.To, "protocol", e.Protocol, "service", e.Service, "interface", e.Interface)
+	})
+	if err != nil {
+		log.Error("what programs in the kernel report is not heard any more", "error", err)
+	}
+}
+
+// sayAgain is how often trouble of one kind is logged.
+const sayAgain = time.Minute

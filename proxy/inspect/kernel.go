@@ -1,0 +1,79 @@
+package inspect
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// Kernel is what the kernel is asked for. What is nil is not known in the mode.
+type Kernel struct {
+	// Differences says in words in what way the kernel has not what the Table says, by
+	// Service; what is no single Service's is under the zero Name.
+	Differences func(context.Context) (map[service.Name][]string, error)
+	// Connections says how many flows each Service port has got. It need not be all
+	// Service ports.
+	Connections func() (map[service.Origin]uint64, error)
+	// Outcomes counts how sockets and packets fared.
+	Outcomes func() ([]Outcome, error)
+	// Watch calls see for all that happens, until the context ends. see must not wait.
+	Watch func(ctx context.Context, see func(Event)) error
+}
+
+// Outcome is one way how a socket or packet fares.
+type Outcome struct {
+	Path    string `json:"path"` // "socket" or "packet"
+	Name    string `json:"name"`
+	Text    string `json:"text"`              // for people
+	Trouble bool   `json:"trouble,omitempty"` // somebody gets no answer and is not told why
+	Count   uint64 `json:"count"`
+}
+
+// addKernel adds to rows what the kernel has of them. Services that it alone knows
+// get a row, and so does what is no single Service's.
+func (k Kernel) addKernel(ctx context.Context, rows []Row, wanted func(service.Name) bool) ([]Row, error) {
+	if err := k.addConnections(rows); err != nil {
+		return nil, err
+	}
+	if k.Differences == nil {
+		return rows, nil
+	}
+	differences, err := k.Differences(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("compare with what the kernel has: %w", err)
+	}
+	for i := range rows {
+		name := rows[i].origin().Service
+		if lines, ok := differences[name]; ok && (i+1 == len(rows) || rows[i+1].origin().Service != name) {
+			rows[i].Kernel = lines
+			delete(differences, name)
+		}
+	}
+	for name, lines := range differences {
+		if name == (service.Name{}) {
+			rows = append(rows, Row{Kernel: lines})
+		} else if wanted(name) {
+			rows = append(rows, Row{Service: name.String(), Kernel: lines})
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b Row) int { return a.origin().Service.Compare(b.origin().Service) })
+	return rows, nil
+}
+
+func (k Kernel) addConnections(rows []Row) error {
+	if k.Connections == nil {
+		return nil
+	}
+	counted, err := k.Connections()
+	if err != nil {
+		return fmt.Errorf("count connections: %w", err)
+	}
+	for i := range rows {
+		if n, ok := counted[rows[i].origin()]; ok {
+			rows[i].Connections = &n
+		}
+	}
+	return nil
+}
