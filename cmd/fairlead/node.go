@@ -78,7 +78,7 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return err
 	}
 	n.log = log
-	source, from, err := f.from.open(n.name, watch.NewKubeNodes)
+	source, from, err := f.from.open(n.name, watch.NewKubeNodes, n.log)
 	if err != nil {
 		return err
 	}

@@ -106,7 +106,7 @@ func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 	f.chooseMode()
 	f.report(settings, log)
 	config := settings.service
-	source, from, err := f.open(config.NodeName, watch.NewKube)
+	source, from, err := f.open(config.NodeName, watch.NewKube, log)
 	if err != nil {
 		return err
 	}

@@ -21,11 +21,13 @@ type sourceFlags struct {
 	kubeconfig string
 	manifests  string
 	master     string // URL of the API server, in place of the kubeconfig's; "" is that
+	stateFile  string // "": nothing is kept
 }
 
 func (f *sourceFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file for the API server to watch (default: that of the cluster whose pod this is)")
 	cmd.Flags().StringVar(&f.manifests, "manifests", "", "directory of YAML files with the objects, watched in place of an API server")
+	cmd.Flags().StringVar(&f.stateFile, "state-file", "", "file that keeps what the API server said last, which counts while it is away at the start; \"\" for none")
 }
 
 // source is a proxy.Source that is to be closed.
@@ -36,7 +38,7 @@ type source interface {
 
 // open opens the source that the flags name, an API server by watchKube. The
 // attribute says where its objects come from.
-func (f sourceFlags) open(nodeName string, watchKube func(*rest.Config, string) (*watch.Kube, error)) (source, slog.Attr, error) {
+func (f sourceFlags) open(nodeName string, watchKube func(*rest.Config, string) (*watch.Kube, error), log *slog.Logger) (source, slog.Attr, error) {
 	if f.kubeconfig != "" && f.manifests != "" {
 		return nil, slog.Attr{}, usagef("--kubeconfig and --manifests: only one of them can be where the objects come from")
 	}
@@ -59,7 +61,23 @@ func (f sourceFlags) open(nodeName string, watchKube func(*rest.Config, string) 
 	if err != nil {
 		return nil, slog.Attr{}, fmt.Errorf("watch %s: %w", config.Host, err)
 	}
+	f.remember(kube, log)
 	return kube, slog.String("api_server", config.Host), nil
+}
+
+// remember has the source keep its state, if that is wanted. A file that cannot be
+// read is written anew.
+func (f sourceFlags) remember(kube *watch.Kube, log *slog.Logger) {
+	if f.stateFile == "" {
+		return
+	}
+	recall, err := kube.Remember(f.stateFile)
+	switch {
+	case err != nil:
+		log.Warn("nothing is remembered of the cluster", "flag", "--state-file", "error", err)
+	case !recall.IsZero():
+		log.Info("the cluster is remembered, in case that the API server is away", "state_file", f.stateFile, "of", recall)
+	}
 }
 
 // restConfig is how to reach the API server.
@@ -112,15 +130,27 @@ func kubeconfigError(path string, err error) error {
 func logStale(ctx context.Context, kube *watch.Kube, log *slog.Logger) {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
-	said := false
+	said, unsaved := false, false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-look.C:
 			said = reportStale(kube.Stale(now), said, log)
+			unsaved = reportUnsaved(kube.MemoryError(), unsaved, log)
 		}
 	}
+}
+
+// reportUnsaved is reportStale of the state file.
+func reportUnsaved(err error, said bool, log *slog.Logger) bool {
+	switch {
+	case err != nil && !said:
+		log.Warn("what the API server says is not kept for the next start", "flag", "--state-file", "error", err)
+	case err == nil && said:
+		log.Info("what the API server says is kept again")
+	}
+	return err != nil
 }
 
 // reportStale logs err, or that there is none any more, if the opposite was said

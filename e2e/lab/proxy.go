@@ -22,6 +22,7 @@ func (l *Lab) startProxies(source func(*Node) []string) error {
 func (n *Node) startProxy(opts Options, source []string) error {
 	args := append([]string{"proxy", "--mode", opts.Mode, "--node-name", n.Name,
 		"--inspect-socket", filepath.Join(n.dir.node(n.Name), "proxy.sock"),
+		"--state-file", filepath.Join(n.dir.node(n.Name), "cluster.state"),
 		// In every mode: in another than ebpf, what was left there is removed.
 		"--bpf-root", n.dir.bpf(n.Name)}, source...)
 	if n.cgroup != nil {

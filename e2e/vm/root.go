@@ -19,7 +19,7 @@ type Root struct{ dir string }
 // commands are the programs of this machine that tests run. For the rest there is
 // busybox.
 var commands = []string{
-	"ip", "tc", "nft", "conntrack", "sysctl", "kmod", "unshare", "nsenter",
+	"dash", "ip", "tc", "nft", "conntrack", "sysctl", "kmod", "unshare", "nsenter",
 	"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore",
 	"iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore", "ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore",
 	"iptables-nft", "iptables-nft-save", "iptables-nft-restore", "ip6tables-nft", "ip6tables-nft-save", "ip6tables-nft-restore",
@@ -51,8 +51,9 @@ func NewRoot(ctx context.Context, dir string, k Kernel) (Root, error) {
 			return r, err
 		}
 	}
-	for _, name := range []string{"modprobe", "insmod"} {
-		if err := os.Symlink("/usr/bin/kmod", filepath.Join(dir, "sbin", name)); err != nil {
+	// busybox' own shell would prefer its own ip to the real one.
+	for link, to := range map[string]string{"sbin/modprobe": "/usr/bin/kmod", "sbin/insmod": "/usr/bin/kmod", "bin/sh": "/usr/sbin/dash"} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
 			return r, err
 		}
 	}
@@ -152,7 +153,7 @@ func (r Root) addModules(ctx context.Context, k Kernel) error {
 // root with everything mounted. When it ends the machine does.
 func (r Root) AddScript(script string) error {
 	const before = `#!/bin/busybox sh
-/bin/busybox --install -s /bin
+/bin/busybox --install -s /bin 2>/dev/null # what is there stays
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys

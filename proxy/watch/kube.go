@@ -24,8 +24,9 @@ import (
 // stays as long as the API server is away, however long that is; once it is back
 // the difference is told. Stale says whether it is away.
 //
-// The first News waits until all objects of all kinds are there. A change after
-// a time of quiet is told at once; those that follow closely are told together.
+// The first News waits until all objects of all kinds are there, or, if there is
+// something that it remembers (Remember), for five seconds. A change after a time
+// of quiet is told at once; those that follow closely are told together.
 //
 // Next is for one goroutine at a time, Stale for any.
 type Kube struct {
@@ -44,6 +45,7 @@ type Kube struct {
 	changed  map[Object]bool     // those that may differ from what was told
 	from, to time.Time           // the first and the last change of these
 	contacts map[string]*contact // of the kinds that are watched
+	memory   *memory             // nil: nothing is kept
 }
 
 // News follows when nothing has happened for burstGap, and burstMax after the
@@ -149,10 +151,12 @@ func (k *Kube) due() (wait time.Duration, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
-	case !k.complete():
-		return 0, false
-	case k.told.IsZero():
+	case k.told.IsZero() && k.allListed():
 		return 0, true
+	case k.told.IsZero() && k.remembers():
+		return time.Until(k.began.Add(memoryPatience)), true
+	case k.told.IsZero():
+		return 0, false
 	case len(k.changed) == 0:
 		return 0, false
 	case k.from.Sub(k.told) >= burstMax:
@@ -161,8 +165,11 @@ func (k *Kube) due() (wait time.Duration, ok bool) {
 	return min(time.Until(k.to.Add(burstGap)), time.Until(k.from.Add(burstMax))), true
 }
 
-// complete says that all objects of all kinds have arrived once.
-func (k *Kube) complete() bool {
+// remembers says that a file had something of this cluster.
+func (k *Kube) remembers() bool { return k.memory != nil && !k.memory.saved.IsZero() }
+
+// allListed says that all objects of all kinds have arrived once.
+func (k *Kube) allListed() bool {
 	for _, c := range k.contacts {
 		if !c.listed {
 			return false
@@ -198,6 +205,9 @@ func (k *Kube) news() (News, bool) {
 		return news, false
 	}
 	k.told = time.Now()
+	if k.memory != nil {
+		k.memory.dirty = true
+	}
 	return news, true
 }
 

@@ -58,11 +58,23 @@ func (k *Kube) Stale(now time.Time) error {
 	defer k.mu.Unlock()
 	for _, f := range k.feeds {
 		c := k.contacts[f.kind]
+		if !c.listed && !k.told.IsZero() {
+			return &StaleError{Kind: f.kind, Last: c.last, Err: k.fromMemory(c.err)}
+		}
 		if c.err != nil || now.Sub(cmp.Or(c.last, k.began)) > silence {
 			return &StaleError{Kind: f.kind, Last: c.last, Err: c.err}
 		}
 	}
 	return nil
+}
+
+// fromMemory is why objects that were never listed are told.
+func (k *Kube) fromMemory(err error) error {
+	told := fmt.Errorf("what counts is what was known at %s", k.memory.saved.Format(time.RFC3339))
+	if err != nil {
+		told = fmt.Errorf("%w; %w", told, err)
+	}
+	return told
 }
 
 // heard notes a word of the API server about a kind.
