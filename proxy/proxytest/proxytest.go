@@ -73,6 +73,9 @@ func Run(t *testing.T, subject Subject) {
 					newCluster(t, w, backend, v, g.config()).random(t, g)
 				})
 				t.Run("flows that last", func(t *testing.T) { newCluster(t, w, backend, v, service.Config{}).lasting(t) })
+				if protocol != service.SCTP {
+					t.Run("packets of all sizes", func(t *testing.T) { newCluster(t, w, backend, v, service.Config{}).sizes(t) })
+				}
 			})
 		}
 	}
