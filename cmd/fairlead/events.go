@@ -10,6 +10,7 @@ import (
 // events tells users of the cluster, beside an object of it, what is wrong with it.
 type events interface {
 	Warn(o watch.Object, reason, message string)
+	WarnUID(o watch.Object, uid, reason, message string)
 }
 
 // noEvents is for sources whose objects have nobody to look at them.
@@ -17,6 +18,9 @@ type noEvents struct{}
 
 // Warn implements events.
 func (noEvents) Warn(watch.Object, string, string) {}
+
+// WarnUID implements events.
+func (noEvents) WarnUID(watch.Object, string, string, string) {}
 
 // openEvents returns what tells of objects of a source, in the name of a component.
 // Without the right to create Events a program works as well: that they are

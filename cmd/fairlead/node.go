@@ -58,7 +58,7 @@ working ('fairlead cleanup' removes it).`,
 	cmd.Flags().IntVar(&f.port, "vxlan-port", 4789, "UDP port of VXLAN (1 to 65535), the same on all nodes")
 	cmd.Flags().StringVar(&f.masquerade, "masquerade", "auto", "how what leaves the cluster gets the node's address: nftables, iptables, auto for what the kernel has, or none")
 	cmd.Flags().StringSliceVar(&f.notMasquerade, "non-masquerade-cidrs", nil, "ranges that count as the cluster's, besides all pod CIDRs and node addresses")
-	cmd.Flags().StringSliceVar(&f.services, "service-cidrs", nil, "ranges of the cluster's virtual IPs, in which no pods can be (default: not looked at)")
+	cmd.Flags().StringSliceVar(&f.services, "service-cidrs", nil, "ranges of the cluster's virtual IPs, in which no pods can be, besides those of ServiceCIDR objects")
 	f.install.register(cmd)
 	f.pools.register(cmd)
 	f.shim.register(cmd)
@@ -115,6 +115,7 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 func (l *nodeLoop) observe(ctx context.Context, f nodeFlags) (stop func(), err error) {
 	l.metrics = metrics.New(version)
 	l.metrics.Addresses(func() ([]metrics.Range, error) { return l.installer.addresses(ctx) })
+	l.metrics.Blocks(l.pools.leased)
 	stopHealth, err := serve(ctx, "--healthz-bind-address", f.healthz, &l.health)
 	if err != nil {
 		return nil, err

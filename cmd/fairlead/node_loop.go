@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -36,17 +37,18 @@ type nodeLoop struct {
 	events        events
 	log           *slog.Logger
 
-	nodes      map[string][]netip.Prefix // by name, this one too → its part of cluster; nil before the first news
-	cluster    masquerade.Cluster        // the ranges of all pods and nodes, and what was said to belong to them
-	changes    []cninode.Change          // of the plan that the kernel does not have yet, if it can follow so
-	whole      bool                      // it cannot: the plan is to be made whole
-	since      time.Time                 // when the news came that the kernel does not agree with; zero: it agrees
-	damaged    bool                      // the kernel changed by itself, or somebody else changed it, since it agreed
-	problems   []cninode.Problem         // that the last sync found
-	unswept    []cninode.Problem         // that the last sweep found
-	unfiltered []cninode.Problem         // that the last repair of the packet filter found
-	reported   map[cninode.Problem]bool  // those that were logged and last
-	connected  bool                      // the kernel has what was last planned
+	nodes      map[string][]netip.Prefix     // by name, this one too → its part of cluster; nil before the first news
+	services   map[string]*watch.ServiceCIDR // by name
+	cluster    masquerade.Cluster            // the ranges of all pods and nodes, and what was said to belong to them
+	changes    []cninode.Change              // of the plan that the kernel does not have yet, if it can follow so
+	whole      bool                          // it cannot: the plan is to be made whole
+	since      time.Time                     // when the news came that the kernel does not agree with; zero: it agrees
+	damaged    bool                          // the kernel changed by itself, or somebody else changed it, since it agreed
+	problems   []cninode.Problem             // that the last sync found
+	unswept    []cninode.Problem             // that the last sweep found
+	unfiltered []cninode.Problem             // that the last repair of the packet filter found
+	reported   map[cninode.Problem]bool      // those that were logged and last
+	connected  bool                          // the kernel has what was last planned
 }
 
 // open opens the kernel of the network namespace of the calling thread.
@@ -179,15 +181,17 @@ func follow(ctx context.Context, source proxy.Source) <-chan clusterNews {
 
 // note takes in what the source said.
 func (l *nodeLoop) note(news watch.News) {
-	isNodes := func(p watch.Problem) bool { return p.Object.Kind == "Node" || p.Object.Kind == "" }
+	isOurs := func(p watch.Problem) bool { return slices.Contains([]string{"Node", "ServiceCIDR", ""}, p.Object.Kind) }
 	for _, p := range news.Problems {
-		if isNodes(p) {
+		if isOurs(p) {
 			l.log.Error("left out", "problem", p)
-			l.events.Warn(p.Object, "InvalidNode", p.Field+": "+p.Message)
+		}
+		if self := nodeObject(l.name); p.Object == self { // each node tells of itself
+			l.events.Warn(self, "InvalidNode", p.Field+": "+p.Message)
 		}
 	}
 	for _, p := range news.Mended {
-		if isNodes(p) {
+		if isOurs(p) {
 			l.log.Info("mended", "problem", p)
 		}
 	}
@@ -213,7 +217,25 @@ func (l *nodeLoop) note(news watch.News) {
 		l.changes, l.whole = append(l.changes, change), l.whole || !ok
 	}
 	l.cluster.Add(come...)
+	l.noteServices(news.ServiceCIDRs)
 	l.pools.note(news)
+}
+
+// noteServices takes in where Services are, besides the ranges that flags say.
+func (l *nodeLoop) noteServices(news map[string]*watch.ServiceCIDR) {
+	if len(news) == 0 {
+		return
+	}
+	if l.services == nil {
+		l.services = map[string]*watch.ServiceCIDR{}
+	}
+	keep(l.services, news)
+	all := slices.Clone(l.options.Services)
+	for _, name := range slices.Sorted(maps.Keys(l.services)) {
+		all = append(all, l.services[name].CIDRs...)
+	}
+	l.planner.Services(all)
+	l.whole = true
 }
 
 // partOfCluster is what of the cluster a node is: its pods and itself.
@@ -335,6 +357,10 @@ func (l *nodeLoop) masquerade(self cninode.Member) error {
 	return l.table.Sync(self.PodCIDRs, &l.cluster)
 }
 
+func nodeObject(name string) watch.Object {
+	return watch.Object{Kind: "Node", Name: service.Name{Name: name}}
+}
+
 // report logs each problem when it begins and when it ends. What is wrong with
 // this node itself it tells the cluster, too: each node tells of itself, so that
 // what all others see is told once.
@@ -351,7 +377,7 @@ func (l *nodeLoop) report() {
 		}
 		l.log.Error("problem", "kind", p.Kind, "problem", p)
 		if p.Member == l.name {
-			l.events.Warn(watch.Object{Kind: "Node", Name: service.Name{Name: l.name}}, string(p.Kind), p.Text)
+			l.events.Warn(nodeObject(l.name), string(p.Kind), p.Text)
 		}
 	}
 	for p := range l.reported {

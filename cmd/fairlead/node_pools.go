@@ -14,6 +14,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"github.com/fairlead/fairlead/cni/node/metrics"
 	"github.com/fairlead/fairlead/ipam"
 	"github.com/fairlead/fairlead/ipam/pool"
 	"github.com/fairlead/fairlead/ipam/pool/kube"
@@ -317,7 +318,7 @@ func (p *nodePools) tell(report pool.Report, err error) {
 		now[problem.String()] = true
 		if !p.told[problem.String()] {
 			p.log.Error("problem", "problem", problem)
-			p.events.Warn(watch.Object{Kind: problem.Kind, Name: service.Name{Name: problem.Name}}, "Unusable", problem.Text)
+			p.warn(problem)
 		}
 	}
 	if err != nil {
@@ -345,6 +346,26 @@ func (p *nodePools) tell(report pool.Report, err error) {
 	case p.news <- struct{}{}:
 	default:
 	}
+}
+
+// warn tells users of the cluster beside the object.
+func (p *nodePools) warn(problem pool.Problem) {
+	uid := ""
+	if p.source != nil {
+		uid = p.source.UID(problem.Kind, problem.Name)
+	}
+	p.events.WarnUID(watch.Object{Kind: problem.Kind, Name: service.Name{Name: problem.Name}}, uid, "Unusable", problem.Text)
+}
+
+// leased is what there is of pools, for metrics.
+func (p *nodePools) leased() []metrics.Leased {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []metrics.Leased
+	for _, n := range p.report.Networks {
+		all = append(all, metrics.Leased{Network: n.Network, Pool: n.Pool, Blocks: len(n.Blocks), Held: n.Used, Cooling: n.Cooling, Free: n.Free})
+	}
+	return all
 }
 
 func blocksOf(r pool.Report) []netip.Prefix {

@@ -387,6 +387,35 @@ type toldEvents struct{ all []told }
 
 func (e *toldEvents) Warn(o watch.Object, reason, _ string) { e.all = append(e.all, told{o, reason}) }
 
+// Where Services are no pods can be. It is said by flags or by ServiceCIDR objects,
+// which may come and go.
+func TestNodeServiceCIDRs(t *testing.T) {
+	r := newNode(t)
+	r.start("--metrics-bind-address", "[fd00::1]:10258")
+	r.log.await("msg=connected")
+	const object = `apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: more}
+spec: {cidrs: [10.244.0.0/22, "fd00:96::/112"]}
+`
+	r.write("services.yaml", object)
+	r.log.await("node node-2: its pod CIDR 10.244.2.0/24 overlaps 10.244.0.0/22, in which Services are: it is not reached")
+	r.log.await("node node-1: its pod CIDR 10.244.1.0/24 overlaps 10.244.0.0/22, in which Services are: no pods can run on it")
+	r.awaitMetric(`fairlead_node_problems{kind="PodCIDROverlapsServices"} 2`)
+	routes := r.ns.RunT(t, "sh", "-c", "ip route; ip -6 route")
+	if strings.Contains(routes, "10.244.2.0/24") || !strings.Contains(routes, "fd00:244:2::/64 via fd00::2") {
+		t.Errorf("routes:\n%s", routes)
+	}
+	r.write("services.yaml", strings.Replace(object, "10.244.0.0/22", "10.96.0.0/16", 1))
+	r.log.await(`msg=mended kind=PodCIDROverlapsServices problem="node node-2`)
+	if routes := r.ns.RunT(t, "ip", "route"); !strings.Contains(routes, "10.244.2.0/24") {
+		t.Errorf("routes:\n%s", routes)
+	}
+}
+
+// WarnUID implements events.
+func (e *toldEvents) WarnUID(o watch.Object, _, reason, message string) { e.Warn(o, reason, message) }
+
 // Each node tells of itself, and each thing once while it lasts.
 func TestNodeEvents(t *testing.T) {
 	heard := &toldEvents{}

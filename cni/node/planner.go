@@ -47,6 +47,13 @@ func NewPlanner(self string, o Options) *Planner {
 	return &Planner{self: self, options: o, members: map[string]Member{}}
 }
 
+// Services says in which ranges Services are, from now on. The next plan has to be a
+// whole one.
+func (p *Planner) Services(ranges []netip.Prefix) {
+	p.options.Services = ranges
+	p.simple = false
+}
+
 // Self returns this node, as far as the cluster knows it.
 func (p *Planner) Self() (Member, bool) {
 	m, ok := p.members[p.self]

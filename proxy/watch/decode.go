@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"go.yaml.in/yaml/v3"
+	networking "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 	kyaml "sigs.k8s.io/yaml"
@@ -30,7 +31,7 @@ type content struct {
 type object struct {
 	Object
 	line  int
-	value any // *service.Service, *service.Slice, *service.Node, *IPPool or *IPBlock
+	value any // *service.Service, *service.Slice, *service.Node, *IPPool, *IPBlock or *ServiceCIDR
 }
 
 // The kinds of objects, as manifests spell them.
@@ -50,12 +51,13 @@ type kind struct {
 
 // kinds has the kinds that are used, and the one that has objects of them.
 var kinds = map[string]kind{
-	kindList:    {apiVersion: "v1"},
-	kindService: {"v1", true, decodeAs(convertService)},
-	kindSlice:   {"discovery.k8s.io/v1", true, decodeAs(convertSlice)},
-	kindNode:    {"v1", false, decodeAs(convertNode)},
-	kindIPPool:  {fairleadVersion, false, decodeAs(convertIPPool)},
-	kindIPBlock: {fairleadVersion, false, decodeAs(convertIPBlock)},
+	kindList:        {apiVersion: "v1"},
+	kindService:     {"v1", true, decodeAs(convertService)},
+	kindSlice:       {"discovery.k8s.io/v1", true, decodeAs(convertSlice)},
+	kindNode:        {"v1", false, decodeAs(convertNode)},
+	kindServiceCIDR: {networking.SchemeGroupVersion.String(), false, decodeAs(convertServiceCIDR)},
+	kindIPPool:      {fairleadVersion, false, decodeAs(convertIPPool)},
+	kindIPBlock:     {fairleadVersion, false, decodeAs(convertIPBlock)},
 }
 
 func decodeAs[T, S any](convert func(*T) (*S, field.ErrorList)) func([]byte) (any, field.ErrorList) {

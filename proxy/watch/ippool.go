@@ -76,6 +76,8 @@ func (n *News) put(key Object, value any, gone bool) {
 		n.IPPools[key.Name.Name] = unless(gone, value)
 	case *IPBlock:
 		n.IPBlocks[key.Name.Name] = unless(gone, value)
+	case *ServiceCIDR:
+		n.ServiceCIDRs[key.Name.Name] = unless(gone, value)
 	default:
 		put(n.Update, key.Name, value, gone)
 	}

@@ -11,8 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/fairlead/fairlead/proxy/service"
 )
 
 // Kube is a source that watches an API server: for a proxy the Services and
@@ -64,7 +62,7 @@ type record struct {
 // finding is what was made of an object; zero if there is none.
 type finding struct {
 	uid      types.UID
-	value    any // *service.Service, *service.Slice or *service.Node; nil if it is left out
+	value    any // *service.Service, *service.Slice, *service.Node or *ServiceCIDR; nil if it is left out
 	problems []Problem
 }
 
@@ -74,10 +72,10 @@ func NewKube(config *rest.Config, nodeName string) (*Kube, error) {
 	return newKube(proxyFeeds(nodeName)).start(config, nodeName)
 }
 
-// NewKubeNodes starts to watch the Nodes of the cluster, all of them and nothing
-// else. nodeName is where the program runs, for its Events.
+// NewKubeNodes starts to watch the Nodes of the cluster, all of them, and its
+// ServiceCIDRs. nodeName is where the program runs, for its Events.
 func NewKubeNodes(config *rest.Config, nodeName string) (*Kube, error) {
-	return newKube([]feed{nodeFeed(fields.Everything())}).start(config, nodeName)
+	return newKube([]feed{nodeFeed(fields.Everything()), serviceCIDRFeed()}).start(config, nodeName)
 }
 
 // newKube is a Kube that watches nothing yet.
@@ -182,11 +180,7 @@ func (k *Kube) allListed() bool {
 func (k *Kube) news() (News, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	news := News{Update: service.Update{
-		Services: map[service.Name]*service.Service{},
-		Slices:   map[service.Name]*service.Slice{},
-		Nodes:    map[string]*service.Node{},
-	}}
+	news := newNews()
 	for o := range k.changed {
 		r := k.records[o]
 		r.tell(o, &news)
@@ -217,9 +211,9 @@ func (r *record) tell(o Object, news *News) {
 	case reflect.DeepEqual(r.now.value, r.told.value):
 		r.now.value = r.told.value // nobody needs the other one
 	case r.now.value == nil:
-		put(news.Update, o.Name, r.told.value, true)
+		news.put(o, r.told.value, true)
 	default:
-		put(news.Update, o.Name, r.now.value, false)
+		news.put(o, r.now.value, false)
 	}
 	news.Problems = append(news.Problems, missingFrom(r.told.problems, r.now.problems)...)
 	news.Mended = append(news.Mended, missingFrom(r.now.problems, r.told.problems)...)

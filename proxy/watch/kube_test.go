@@ -15,9 +15,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 )
 
 // puppet is a Kube whose stores are filled by the test, as reflectors would. The
@@ -328,5 +332,27 @@ func TestNewKubeRefusesConfig(t *testing.T) {
 	config := &rest.Config{Host: "https://192.0.2.1", TLSClientConfig: rest.TLSClientConfig{CAFile: "/nonexistent"}}
 	if _, err := NewKube(config, "node-1"); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A node's source goes on without ServiceCIDRs where the API server has none, or does
+// not show them.
+func TestKubeWithoutServiceCIDRs(t *testing.T) {
+	k := newKube([]feed{nodeFeed(fields.Everything()), serviceCIDRFeed()})
+	do(t, kubeStore{k, k.feeds[0]}.Replace(nil, "1"))
+	refusing := k.heeded(k.feeds[1], &cache.ListWatch{ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "servicecidrs"}, "")
+	}})
+	if _, ok := k.due(); ok {
+		t.Error("there is news before all kinds are known")
+	}
+	if _, err := refusing.ListWithContext(t.Context(), metav1.ListOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := k.Next(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := k.Stale(time.Now()); err != nil {
+		t.Error(err)
 	}
 }

@@ -49,6 +49,14 @@ func (e *Events) Warn(o Object, reason, message string) {
 	e.recorder.Event(e.kube.reference(o), corev1.EventTypeWarning, reason, message)
 }
 
+// WarnUID is Warn for an object that the source does not watch, whose UID it
+// cannot know.
+func (e *Events) WarnUID(o Object, uid, reason, message string) {
+	ref := e.kube.reference(o)
+	ref.UID = types.UID(uid)
+	e.recorder.Event(ref, corev1.EventTypeWarning, reason, message)
+}
+
 // reference is an object as an Event names it. That of a Node has its name for a
 // UID: so the kubelet and kube-proxy do it, and there is where kubectl looks.
 func (k *Kube) reference(o Object) *corev1.ObjectReference {

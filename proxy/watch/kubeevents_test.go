@@ -98,11 +98,13 @@ func TestEvents(t *testing.T) {
 		events.Warn(web, "InvalidService", "no good")
 	}
 	events.Warn(slice, "InvalidEndpointSlice", "no good either")
+	events.WarnUID(Object{Kind: kindIPPool, Name: service.Name{Name: "lan"}}, "5678", "Unusable", "it overlaps")
 	events.Warn(node, "PodCIDROverlaps", "its pod CIDR is taken")
 	want := []string{
 		"POST /api/v1/namespaces/default/events: v1 Service default/web 1234 by fairlead-proxy on node-1: Warning InvalidService: no good x1",
 		"PATCH /api/v1/namespaces/default:   /  by  on :  : no good x2",
 		"POST /api/v1/namespaces/shop/events: discovery.k8s.io/v1 EndpointSlice shop/web-1  by fairlead-proxy on node-1: Warning InvalidEndpointSlice: no good either x1",
+		"POST /api/v1/namespaces/default/events: fairlead.dev/v1alpha1 IPPool /lan 5678 by fairlead-proxy on node-1: Warning Unusable: it overlaps x1",
 		"POST /api/v1/namespaces/default/events: v1 Node /node-2 node-2 by fairlead-proxy on node-1: Warning PodCIDROverlaps: its pod CIDR is taken x1",
 	}
 	var got []string

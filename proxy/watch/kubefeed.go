@@ -6,6 +6,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	networking "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,6 +27,7 @@ type feed struct {
 	fields   fields.Selector
 	example  runtime.Object
 	convert  func(any) (any, field.ErrorList)
+	optional bool // the source goes without it where the API server refuses it
 }
 
 // proxyFeeds are those of a proxy. Together with unusedBy they ask for the objects
@@ -90,7 +92,7 @@ func newClient(config *rest.Config, group schema.GroupVersion) (rest.Interface, 
 
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discovery.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discovery.AddToScheme, networking.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -101,8 +103,13 @@ func newScheme() (*runtime.Scheme, error) {
 // backoff is between two attempts to reach an API server. It ends at 10 to 20 s,
 // client-go's own at 30 to 60 s: for so long, after an outage, would a node go on
 // with what was before.
-func backoff() *wait.Backoff {
-	return &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 8, Cap: 10 * time.Second}
+// What an API server may not have at all it is asked for less often.
+func (f feed) backoff() *wait.Backoff {
+	longest := 10 * time.Second
+	if f.optional {
+		longest = 5 * time.Minute
+	}
+	return &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 12, Cap: longest}
 }
 
 // newReflector keeps the records of a feed's kind as the API server has them.
@@ -112,11 +119,11 @@ func (k *Kube) newReflector(f feed, config *rest.Config) (*cache.Reflector, erro
 		return nil, err
 	}
 	quiet := logr.Discard() // what client-go would log, Stale says
-	return cache.NewReflectorWithOptions(k.heeded(f.kind, f.listWatch(client)), f.example, kubeStore{k, f}, cache.ReflectorOptions{
+	return cache.NewReflectorWithOptions(k.heeded(f, f.listWatch(client)), f.example, kubeStore{k, f}, cache.ReflectorOptions{
 		Logger:          &quiet,
 		Name:            f.kind,
 		TypeDescription: f.kind,
-		Backoff:         backoff(),
+		Backoff:         f.backoff(),
 	}), nil
 }
 

@@ -118,11 +118,22 @@ type roundTripper func(*http.Request) (*http.Response, error)
 // RoundTrip implements http.RoundTripper.
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// refused notes that no objects of a kind are to be had. Those that were stay.
+func (k *Kube) refused(kind string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	*k.contacts[kind] = contact{listed: true, last: time.Now()}
+	k.awake()
+}
+
 // heeded is a ListWatch of which it is noted what the API server refuses.
-func (k *Kube) heeded(kind string, from *cache.ListWatch) *cache.ListWatch {
+func (k *Kube) heeded(f feed, from *cache.ListWatch) *cache.ListWatch {
 	heed := func(err error) {
-		if isStatus(err) {
-			k.failed(kind, err)
+		switch {
+		case f.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)):
+			k.refused(f.kind)
+		case isStatus(err):
+			k.failed(f.kind, err)
 		}
 	}
 	return &cache.ListWatch{

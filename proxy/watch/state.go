@@ -78,17 +78,9 @@ func (s *state) report(problems ...Problem) {
 
 // since returns what makes s of old.
 func (s *state) since(old *state) News {
-	news := News{
-		Update: service.Update{
-			Services: map[service.Name]*service.Service{},
-			Slices:   map[service.Name]*service.Slice{},
-			Nodes:    map[string]*service.Node{},
-		},
-		IPPools:  map[string]*IPPool{},
-		IPBlocks: map[string]*IPBlock{},
-		Problems: without(s.problems, old.problems),
-		Mended:   without(old.problems, s.problems),
-	}
+	news := newNews()
+	news.Problems = without(s.problems, old.problems)
+	news.Mended = without(old.problems, s.problems)
 	stayed := 0
 	for key, now := range s.objects {
 		before, ok := old.objects[key]
@@ -108,6 +100,19 @@ func (s *state) since(old *state) News {
 		}
 	}
 	return news
+}
+
+func newNews() News {
+	return News{
+		Update: service.Update{
+			Services: map[service.Name]*service.Service{},
+			Slices:   map[service.Name]*service.Slice{},
+			Nodes:    map[string]*service.Node{},
+		},
+		IPPools:      map[string]*IPPool{},
+		IPBlocks:     map[string]*IPBlock{},
+		ServiceCIDRs: map[string]*ServiceCIDR{},
+	}
 }
 
 // put puts an object into an update, as one that is gone if it is.
@@ -142,5 +147,5 @@ func without(all, some map[nth]Problem) []Problem {
 }
 
 func (n News) empty() bool {
-	return n.Update.Empty() && len(n.IPPools) == 0 && len(n.IPBlocks) == 0 && len(n.Problems) == 0 && len(n.Mended) == 0
+	return n.Update.Empty() && len(n.IPPools) == 0 && len(n.IPBlocks) == 0 && len(n.ServiceCIDRs) == 0 && len(n.Problems) == 0 && len(n.Mended) == 0
 }

@@ -35,8 +35,10 @@ type News struct {
 	Update   service.Update
 	IPPools  map[string]*IPPool  // by name; nil: it is gone
 	IPBlocks map[string]*IPBlock // likewise
-	Problems []Problem           // not told before, in the order of their places
-	Mended   []Problem           // told before and gone
+	// ServiceCIDRs by name; nil: it is gone.
+	ServiceCIDRs map[string]*ServiceCIDR
+	Problems     []Problem // not told before, in the order of their places
+	Mended       []Problem // told before and gone
 	// Since is when the first of it was heard of; zero: not known.
 	Since time.Time
 }

@@ -62,6 +62,7 @@ type kind[T any] struct {
 	err      error // of the last request; nil: it was answered
 	good     map[string]T
 	problems map[string]string // name of an object → what is wrong with it
+	uids     map[string]string // name of an object, good or not → its UID
 }
 
 // New starts to watch the API server of a configuration, which need not be there
@@ -113,6 +114,16 @@ func (s *Source) Objects() Objects {
 		o.Problems = append(o.Problems, pool.Problem{Kind: pool.KindBlock, Name: name, Text: s.blocks.problems[name]})
 	}
 	return o
+}
+
+// UID is that of an object of a kind, "" if it is not known.
+func (s *Source) UID(kind, name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if kind == pool.KindPool {
+		return s.pools.uids[name]
+	}
+	return s.blocks.uids[name]
 }
 
 func (s *Source) tell() {
@@ -190,7 +201,8 @@ func (s *store[T]) Delete(obj any) error {
 func (s *store[T]) Replace(objs []any, _ string) error {
 	s.source.mu.Lock()
 	defer s.source.mu.Unlock()
-	s.kind.good, s.kind.problems, s.kind.listed = map[string]T{}, map[string]string{}, true
+	s.kind.clear()
+	s.kind.listed = true
 	for _, obj := range objs {
 		s.put(obj)
 	}
@@ -205,6 +217,7 @@ func (*store[T]) Resync() error { return nil }
 func (s *store[T]) put(obj any) {
 	o := obj.(*unstructured.Unstructured)
 	s.drop(o.GetName())
+	s.kind.uids[o.GetName()] = string(o.GetUID())
 	value, err := s.parse(o)
 	if err != nil {
 		s.kind.problems[o.GetName()] = err.Error()
@@ -215,10 +228,15 @@ func (s *store[T]) put(obj any) {
 
 func (s *store[T]) drop(name string) {
 	if s.kind.good == nil { // a stream came before the first list
-		s.kind.good, s.kind.problems = map[string]T{}, map[string]string{}
+		s.kind.clear()
 	}
+	delete(s.kind.uids, name)
 	delete(s.kind.good, name)
 	delete(s.kind.problems, name)
+}
+
+func (k *kind[T]) clear() {
+	k.good, k.problems, k.uids = map[string]T{}, map[string]string{}, map[string]string{}
 }
 
 func parsePool(o *unstructured.Unstructured) (pool.Pool, error) {
