@@ -33,7 +33,7 @@ const (
 // packets that are too big for a link on the way.
 func (c *cluster) sizes(t *testing.T) {
 	mirrors := map[string]*netns.NS{"c": c.parties["c"], "beyond": c.addBeyond(t)}
-	defer c.parties["gateway"].RunT(t, "ip", "link", "del", "beyond")
+	defer c.parties["gateway"].RunT(t, "sh", "-ec", "ip link del beyond; sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
 	for name, ns := range mirrors {
 		c.mirror(t, ns, c.mirrorAddr(name))
 	}
