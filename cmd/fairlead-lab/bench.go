@@ -51,7 +51,7 @@ needs nothing beside it, and its charts as SVG and PNG.`,
   fairlead-lab bench compare before/results.json after/results.json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("measure %q: allowed are cni and compare, or none", args[0])
+				return fmt.Errorf("measure %q: allowed are cni, routes and compare, or none", args[0])
 			}
 			return nil
 		},
@@ -73,7 +73,7 @@ needs nothing beside it, and its charts as SVG and PNG.`,
 	cmd.Flags().Float64Var(&f.steal, "max-steal", 2, "percentage of processor time taken by other machines with which a block does not count")
 	cmd.Flags().BoolVar(&f.cni, "cni", false, "measure the CNI plugin too (default: in the suite full)")
 	cmd.Flags().StringVar(&f.pods.Reference, "reference", "", referenceUsage)
-	cmd.AddCommand(newBenchCNI(), newBenchCompare(), newBenchLoad())
+	cmd.AddCommand(newBenchCNI(), newBenchRoutes(), newBenchCompare(), newBenchLoad())
 	return cmd
 }
 

@@ -10,7 +10,7 @@
 //
 //	Candidates ──Blocks.Run──▶ Result: candidate → figure → values of each block ──Ratio, Difference──▶ Interval
 //
-// What the candidates of each comparison are is in a file of its own: cni.go.
+// What the candidates of each comparison are is in a file of its own: cni.go, routes.go.
 package bench
 
 import (

@@ -64,6 +64,7 @@ type Lab struct {
 	owner    Process
 	underlay *netns.NS
 	pods     []*Pod
+	bare     []*netns.NS // ends of bare paths
 }
 
 // New builds a lab: underlay, nodes, and on each node fairlead node, which
@@ -150,6 +151,9 @@ func (l *Lab) closeHandles() {
 	}
 	for _, n := range l.Nodes {
 		_ = n.ns.Close()
+	}
+	for _, ns := range l.bare {
+		_ = ns.Close()
 	}
 	if l.underlay != nil {
 		_ = l.underlay.Close()
