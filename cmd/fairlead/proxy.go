@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/health"
 	"github.com/fairlead/fairlead/proxy/inspect"
+	"github.com/fairlead/fairlead/proxy/iptables"
 	"github.com/fairlead/fairlead/proxy/metrics"
 	"github.com/fairlead/fairlead/proxy/service"
 	"github.com/fairlead/fairlead/proxy/watch"
@@ -148,18 +149,7 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 		monitor.Stale = kube.Stale
 	}
 	monitor.Asked = counters.Asked
-	if c, ok := p.Backend.(*backend).Backend.(counter); ok && f.countedPorts > 0 {
-		counters.CountConnections(f.countedPorts, c.Connections)
-	}
-	if r, ok := p.Backend.(*backend).Backend.(reporter); ok {
-		counters.CountOutcomes(func(tell func(path, outcome string, n uint64)) error {
-			counts, err := r.Outcomes()
-			for _, c := range counts {
-				tell(c.Path, c.Name, c.Count)
-			}
-			return err
-		})
-	}
+	f.countBackend(counters, p.Backend.(*backend).Backend)
 	checks := health.NewNodePorts(monitor.Works)
 	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters}, checks
 
@@ -173,6 +163,25 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 		return nil, err
 	}
 	return func() { checks.Close(); stopMetrics(); stopHealth() }, nil
+}
+
+// countBackend adds to the metrics what the backend in use counts.
+func (f proxyFlags) countBackend(counters *metrics.Metrics, used proxy.Backend) {
+	if c, ok := used.(counter); ok && f.countedPorts > 0 {
+		counters.CountConnections(f.countedPorts, c.Connections)
+	}
+	if r, ok := used.(reporter); ok {
+		counters.CountOutcomes(func(tell func(path, outcome string, n uint64)) error {
+			counts, err := r.Outcomes()
+			for _, c := range counts {
+				tell(c.Path, c.Name, c.Count)
+			}
+			return err
+		})
+	}
+	if b, ok := used.(*iptables.Backend); ok {
+		b.Report(counters.IPTables(b.Packets).Round)
+	}
 }
 
 // metricsHandler answers what kube-proxy does at its metrics address.

@@ -30,20 +30,20 @@ import (
 
 // Clean deletes the stale flows of one family in the network namespace of the
 // calling thread. t is what the kernel has been told, gone are the destinations
-// that were in the Table before and are no more.
+// that were in the Table before and are no more. It returns how many there were.
 //
 // When many flows come and go the kernel's list of them is now and then not
 // complete (NLM_F_DUMP_INTR); what is not in it is left to the next Clean.
-func Clean(t *service.Table, ipv6 bool, gone map[service.Key]bool) error {
+func Clean(t *service.Table, ipv6 bool, gone map[service.Key]bool) (int, error) {
 	family := netlink.InetFamily(unix.AF_INET)
 	if ipv6 {
 		family = unix.AF_INET6
 	}
-	_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter{t, gone})
+	ended, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter{t, gone})
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("delete stale flows: %w", err)
+		return int(ended), fmt.Errorf("delete stale flows: %w", err)
 	}
-	return nil
+	return int(ended), nil
 }
 
 // Concerns says whether a change of the Table can have made flows of a family

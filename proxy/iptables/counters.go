@@ -23,6 +23,9 @@ import (
 type counters struct {
 	limit int
 	known bool // what is there from before has been looked at
+	// packets: the counters of packets are there, which have nothing to do with limit
+	// but that 0 counts nothing.
+	packets bool
 
 	mu   sync.Mutex                // guards what of is changed to, for Connections
 	of   map[service.Origin]string // Service port that is counted → name of its counter
@@ -33,7 +36,13 @@ func newCounters(limit int) *counters {
 	return &counters{limit: limit, of: map[service.Origin]string{}, left: map[string]bool{}}
 }
 
-const counterPrefix = "fairlead-"
+const counterPrefix = "fairlead-" // of Service ports
+
+// Counters of packets.
+const (
+	invalidDropped    = "fairlead_invalid_dropped"
+	localhostAccepted = "fairlead_localhost_accepted"
+)
 
 func counterName(o service.Origin) string { return counterPrefix + digest(o.String()) }
 
@@ -49,6 +58,7 @@ func (c *counters) choose(t *service.Table, change service.Change) service.Chang
 		wanted = c.missing(t, change.Pools)
 	} else {
 		wanted = c.everything(t)
+		c.packets = nfacct.Add(invalidDropped, localhostAccepted) == nil
 	}
 	var also []service.PoolID
 	for _, origin := range wanted {
@@ -149,7 +159,12 @@ func (c *counters) removeAll(ctx context.Context) error {
 	if err != nil {
 		return nil // the kernel has none
 	}
-	ours := slices.DeleteFunc(slices.Collect(maps.Keys(all)), func(name string) bool { return !strings.HasPrefix(name, counterPrefix) })
+	ours := []string{invalidDropped, localhostAccepted}
+	for name := range all {
+		if strings.HasPrefix(name, counterPrefix) {
+			ours = append(ours, name)
+		}
+	}
 	for tries := 0; ; tries++ {
 		err := nfacct.Delete(ours...)
 		if !errors.Is(err, nfacct.ErrInUse) || tries == 40 {
@@ -180,6 +195,22 @@ func (c *counters) read() (map[service.Origin]uint64, error) {
 		out[origin] = packets[name]
 	}
 	return out, nil
+}
+
+// Packets are how many there were of some kinds.
+type Packets struct {
+	InvalidDropped    uint64 // not to be placed by connection tracking, see Options.DropInvalid
+	LocalhostAccepted uint64 // connections, by their first packet, to node ports on localhost
+}
+
+// Packets says how many packets were counted, which is nothing if connections are not.
+// It is safe for concurrent use.
+func (b *Backend) Packets() (Packets, error) {
+	if b.counters.limit == 0 {
+		return Packets{}, nil
+	}
+	n, err := nfacct.List()
+	return Packets{InvalidDropped: n[invalidDropped], LocalhostAccepted: n[localhostAccepted]}, err
 }
 
 // poolsOf are the pools that a Service port may have.

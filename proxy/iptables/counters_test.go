@@ -71,6 +71,38 @@ func TestConnectionsAreCounted(t *testing.T) {
 	})
 }
 
+// A connection to a node port on localhost counts once, one to anything else there
+// not at all.
+func TestLocalhostIsCounted(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		server := n.attach("server", "10.0.2")
+		n.RunT(t, "ip", "link", "set", "lo", "up")
+		listen(t, server, "10.0.2.2:8080")
+		listen(t, n.NS, "127.0.0.1:9000")
+		n.counters = 1
+		n.backend = n.start()
+		r := service.NewResolver(service.Config{NodeName: "n1", LocalhostNodePorts: true})
+		update := serverAs("web", "10.96.0.1")
+		update.Services[origin("web").Service].Ports[0].NodePort = 30080
+		update.Nodes = map[string]*service.Node{"n1": {Name: "n1", Addresses: []netip.Addr{netip.MustParseAddr("10.0.2.1")}}}
+		n.mustSync(r.Table(), r.Apply(update))
+		for _, addr := range []string{"127.0.0.1:30080", "10.0.2.1:30080", "127.0.0.1:9000", "127.0.0.1:30080"} {
+			if err := n.Do(func() error {
+				conn, err := net.Dial("tcp", addr)
+				if err != nil {
+					return err
+				}
+				return conn.Close()
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if accepted := n.packets().LocalhostAccepted; accepted != 2 {
+			t.Errorf("counted: %d, want 2", accepted)
+		}
+	})
+}
+
 // Without the extension Services are served, and it is known why nothing is counted.
 func TestNothingIsCounted(t *testing.T) {
 	everyVariant(t, func(t *testing.T, n *node) {
@@ -84,6 +116,17 @@ func TestNothingIsCounted(t *testing.T) {
 		n.mustSync(r.Table(), r.Apply(serverAs("web", "10.96.0.1")))
 		n.wantCounted(map[string]uint64{})
 	})
+}
+
+func (n *node) packets() (p Packets) {
+	n.t.Helper()
+	if err := n.Do(func() (err error) {
+		p, err = n.backend.Packets()
+		return err
+	}); err != nil {
+		n.t.Fatal(err)
+	}
+	return p
 }
 
 func (n *node) wantCounted(want map[string]uint64) {

@@ -25,16 +25,20 @@ func TestInvalidPacketsDoNotReset(t *testing.T) {
 	everyVariant(t, func(t *testing.T, n *node) {
 		client, server := n.attach("client", "10.0.1"), n.attach("server", "10.0.2")
 		n.RunT(t, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+		n.counters = 1
+		n.backend = n.start()
 		table := toServer()
 		n.mustSync(table, service.Change{Node: true})
 		listener := listen(t, server, "10.0.2.2:8080")
 
 		// Without the rule, this is what happens.
 		rules := n.RunT(t, "iptables-"+n.variant, "-S", chainForward)
-		if !strings.Contains(rules, "INVALID -j DROP") {
+		_, drop, found := strings.Cut(rules, "-A "+chainForward+" -m conntrack --ctstate INVALID")
+		if !found {
 			t.Fatalf("rules:\n%s", rules)
 		}
-		n.RunT(t, "iptables-"+n.variant, "-D", chainForward, "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+		drop, _, _ = strings.Cut(drop, "\n")
+		n.RunT(t, "iptables-"+n.variant, append([]string{"-D", chainForward, "-m", "conntrack", "--ctstate", "INVALID"}, strings.Fields(drop)...)...)
 		if err := strayed(t, client, server, listener); !errors.Is(err, syscall.ECONNRESET) {
 			t.Fatalf("this test proves nothing: %v", err)
 		}
@@ -42,6 +46,9 @@ func TestInvalidPacketsDoNotReset(t *testing.T) {
 		n.mustSync(table, service.Change{})
 		if err := strayed(t, client, server, listener); err != nil {
 			t.Errorf("with a stray segment: %v", err)
+		}
+		if dropped := n.packets().InvalidDropped; dropped != 1 {
+			t.Errorf("counted as dropped: %d", dropped)
 		}
 	})
 }

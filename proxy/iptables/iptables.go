@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fairlead/fairlead/proxy/conntrack"
 	"github.com/fairlead/fairlead/proxy/service"
@@ -80,6 +81,13 @@ func (b *Backend) Uncounted() error {
 	return errors.Join(errs...)
 }
 
+// Report has a function told of each round of a family from now on.
+func (b *Backend) Report(to func(Round)) {
+	for _, f := range b.families {
+		f.report = to
+	}
+}
+
 // Connections says how many connections each Service port has got that has a counter.
 // It is safe for concurrent use.
 func (b *Backend) Connections() (map[service.Origin]uint64, error) { return b.counters.read() }
@@ -103,6 +111,7 @@ func (b *Backend) Sync(ctx context.Context, t *service.Table, change service.Cha
 	change = b.counters.choose(t, change)
 	var errs []error
 	for _, f := range b.families {
+		f.opts.CountPackets = b.counters.packets
 		errs = append(errs, f.sync(ctx, t, change))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -171,11 +180,42 @@ type family struct {
 	staleFlows bool
 	gone       map[service.Key]bool
 	lacks      map[string]error // what cannot be served, and why
+	round      Round            // the one that is going on, and what is left of those before
+	report     func(Round)
 }
 
-// sync programs what changed. Flows that began under the old rules are looked at
-// after that, when no new one can begin.
+// Round is what was done to make one family's rules agree with a Table.
+type Round struct {
+	IPv6 bool
+	// Took is the whole, Flows what of it was looking for stale flows, 0 if that was
+	// not needed.
+	Took, Flows time.Duration
+	// Full: everything was compiled, not only the pools that changed. (Written is what
+	// changed in either case.)
+	Full bool
+	// Failed: the kernel or iptables did not take it.
+	Failed bool
+	// Rules are how many there are, Written how many were written, table by table.
+	Rules, Written map[string]int
+	// StaleFlows are how many were ended.
+	StaleFlows int
+}
+
+// sync is program, with a report.
 func (f *family) sync(ctx context.Context, t *service.Table, change service.Change) error {
+	began := time.Now()
+	f.round = Round{IPv6: f.ipv6, Rules: f.round.Rules}
+	err := f.program(ctx, t, change)
+	f.round.Took, f.round.Failed = time.Since(began), err != nil
+	if f.report != nil && ctx.Err() == nil {
+		f.report(f.round)
+	}
+	return err
+}
+
+// program writes what changed. Flows that began under the old rules are looked at
+// after that, when no new one can begin.
+func (f *family) program(ctx context.Context, t *service.Table, change service.Change) error {
 	f.noteFlows(t, change)
 	if len(f.lacks) > 0 {
 		if err := f.unserved(t); err != nil {
@@ -188,6 +228,7 @@ func (f *family) sync(ctx context.Context, t *service.Table, change service.Chan
 	var err error
 	switch {
 	case f.have == nil || change.Node || slices.ContainsFunc(change.Frontends, f.concernsKey):
+		f.round.Full = true
 		want := Render(t, f.ipv6, f.opts)
 		err = f.explained(ctx, t, want, f.become(ctx, want))
 	case slices.ContainsFunc(change.Pools, f.concernsPool):
@@ -196,7 +237,9 @@ func (f *family) sync(ctx context.Context, t *service.Table, change service.Chan
 	if err != nil || !f.staleFlows {
 		return err
 	}
-	if err := conntrack.Clean(t, f.ipv6, f.gone); err != nil {
+	began := time.Now()
+	f.round.StaleFlows, err = conntrack.Clean(t, f.ipv6, f.gone)
+	if f.round.Flows = time.Since(began); err != nil {
 		return err
 	}
 	f.staleFlows, f.gone = false, map[service.Key]bool{}
@@ -250,9 +293,11 @@ func (f *family) restoreGuarded(ctx context.Context, want Ruleset) error {
 			return err
 		}
 	}
-	if err := f.restore(ctx, newScript(f.have, want)); err != nil {
+	s := newScript(f.have, want)
+	if err := f.restore(ctx, s); err != nil {
 		return err
 	}
+	f.round.Rules, f.round.Written = want.count(), s.count()
 	if guard {
 		return routeLocalnet(true)
 	}
@@ -271,10 +316,13 @@ func (f *family) replacePools(ctx context.Context, t *service.Table, ids []servi
 			have[chain] = rules
 		}
 	}
-	if err := f.restore(ctx, newScript(Ruleset{nat: have}, want)); err != nil {
+	s := newScript(Ruleset{nat: have}, want)
+	if err := f.restore(ctx, s); err != nil {
 		f.have = nil
 		return f.explained(ctx, t, want, err)
 	}
+	f.round.Written = s.count()
+	f.round.Rules[nat] += want.count()[nat] - Ruleset{nat: have}.count()[nat]
 	for chain := range have {
 		delete(f.have[nat], chain)
 	}

@@ -58,6 +58,8 @@ type Options struct {
 	// Counters are names of the kernel's counters (see package nfacct) to which the
 	// connections of Service ports are added. A Service port without one is not counted.
 	Counters map[service.Origin]string
+	// CountPackets: see Packets.
+	CountPackets bool
 }
 
 // Render compiles the Table for one family. It is pure: the result is a function
@@ -205,12 +207,20 @@ func (r *renderer) postrouting() {
 		fmt.Sprintf("-j MARK --set-xmark %#x/0x0", mark),
 		"-m conntrack --ctstate DNAT " + masquerade,
 	}
+	if r.localhost() && r.opts.CountPackets {
+		r.nat[chainPostrouting] = slices.Insert(r.nat[chainPostrouting], 0,
+			"-m conntrack --ctstate DNAT --ctorigdst 127.0.0.0/8 "+counting+localhostAccepted)
+	}
 	r.filter[chainForward] = []string{
 		fmt.Sprintf("-m mark --mark %#x/%#x -m conntrack --ctstate DNAT -j ACCEPT", mark, mark),
 		"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
 	}
 	if r.opts.DropInvalid {
-		r.filter[chainForward] = slices.Insert(r.filter[chainForward], 0, "-m conntrack --ctstate INVALID -j DROP")
+		drop := "-m conntrack --ctstate INVALID "
+		if r.opts.CountPackets {
+			drop += counting + invalidDropped + " "
+		}
+		r.filter[chainForward] = slices.Insert(r.filter[chainForward], 0, drop+"-j DROP")
 	}
 }
 

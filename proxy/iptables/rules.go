@@ -32,6 +32,17 @@ func (rs Ruleset) String() string {
 	return s.String()
 }
 
+// count says how many rules each table has.
+func (rs Ruleset) count() map[string]int {
+	n := map[string]int{}
+	for table, chains := range rs {
+		for _, rules := range chains {
+			n[table] += len(rules)
+		}
+	}
+	return n
+}
+
 // parse reads what iptables-save printed and keeps what is ours: chains with our
 // prefix, and the rules elsewhere that lead to them.
 func parse(saved []byte) (Ruleset, error) {
@@ -127,6 +138,17 @@ func (s script) String() string {
 	s.writeTo(w)
 	_ = w.Flush()
 	return b.String()
+}
+
+// count says how many rules of each table are written.
+func (s script) count() map[string]int {
+	n := map[string]int{}
+	for _, part := range s {
+		for _, chain := range part.differ {
+			n[part.table] += len(part.want[chain])
+		}
+	}
+	return n
 }
 
 // union has the chains of both, with b's rules before those that only a has.

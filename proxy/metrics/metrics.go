@@ -27,6 +27,7 @@ type Metrics struct {
 	syncDuration  *prometheus.HistogramVec // by family, as are the next two
 	lastSynced    *prometheus.GaugeVec
 	lastQueued    *prometheus.GaugeVec
+	noLocal       *prometheus.GaugeVec // by policy too
 	network       *prometheus.HistogramVec
 	programming   prometheus.Histogram
 	failures      prometheus.Counter
@@ -51,6 +52,13 @@ const (
 	ipv6 = "IPv6"
 )
 
+func familyOf(is6 bool) string {
+	if is6 {
+		return ipv6
+	}
+	return ipv4
+}
+
 // New returns the metrics of a proxy of that version in that mode.
 func New(version, mode string) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), began: time.Now(), triggered: map[string][]time.Time{}}
@@ -61,24 +69,20 @@ func New(version, mode string) *Metrics {
 }
 
 func (m *Metrics) registerKubeProxys() {
-	families := []string{"ip_family"}
-	// 1 ms to 16 s, and from a quarter of a second to five minutes, as kube-proxy's.
-	short := prometheus.ExponentialBuckets(0.001, 2, 15)
+	// From a quarter of a second to five minutes, as kube-proxy's.
 	long := slices.Concat(prometheus.LinearBuckets(0.25, 0.25, 2), prometheus.LinearBuckets(1, 1, 59),
 		prometheus.LinearBuckets(60, 5, 12), prometheus.LinearBuckets(120, 30, 7))
-	m.syncDuration = m.histograms("kubeproxy_sync_proxy_rules_duration_seconds", "Time that the kernel took to be told of a change.", short)
+	m.syncDuration = m.histograms("kubeproxy_sync_proxy_rules_duration_seconds", "Time that the kernel took to be told of a change.", short())
 	m.network = m.histograms("kubeproxy_network_programming_duration_seconds", "Time from what happened to a Service or pod, as the cluster's controllers have it, until the kernel knew.", long)
-	m.lastSynced = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "kubeproxy_sync_proxy_rules_last_timestamp_seconds", Help: "When the kernel was last told of a change."}, families)
-	m.lastQueued = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", Help: "When a change last came in."}, families)
-	m.registry.MustRegister(m.lastSynced, m.lastQueued)
+	m.lastSynced = m.gauges("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "When the kernel was last told of a change.", "ip_family")
+	m.lastQueued = m.gauges("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "When a change last came in.", "ip_family")
+	m.noLocal = m.gauges("kubeproxy_sync_proxy_rules_no_local_endpoints_total", "Service ports whose flows are dropped, because a traffic policy is Local and no endpoint is on this node.", "traffic_policy", "ip_family")
 	m.serviceEvents = m.counter("kubeproxy_sync_proxy_rules_service_changes_total", "Services that came, changed or went.")
 	m.sliceEvents = m.counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", "EndpointSlices that came, changed or went.")
 	m.pending[0] = m.gauge("kubeproxy_sync_proxy_rules_service_changes_pending", "Those that the kernel does not know of.")
 	m.pending[1] = m.gauge("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "Those that the kernel does not know of.")
 	for _, probe := range []string{"healthz", "livez"} {
-		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kubeproxy_proxy_" + probe + "_total", Help: "Answers to /" + probe + ", by code."}, []string{"code"})
-		m.registry.MustRegister(v)
-		m.probes = append(m.probes, v)
+		m.probes = append(m.probes, m.counters("kubeproxy_proxy_"+probe+"_total", "Answers to /"+probe+", by code.", "code"))
 	}
 }
 
@@ -106,6 +110,21 @@ func (m *Metrics) histograms(name, help string, buckets []float64) *prometheus.H
 	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, []string{"ip_family"})
 	m.registry.MustRegister(h)
 	return h
+}
+
+// short is 1 ms to 16 s, as kube-proxy's buckets are.
+func short() []float64 { return prometheus.ExponentialBuckets(0.001, 2, 15) }
+
+func (m *Metrics) gauges(name, help string, labels ...string) *prometheus.GaugeVec {
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(g)
+	return g
+}
+
+func (m *Metrics) counters(name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(c)
+	return c
 }
 
 func (m *Metrics) gauge(name, help string) prometheus.Gauge {
@@ -162,10 +181,7 @@ func (m *Metrics) noteTriggered(slice *service.Slice) {
 	if slice == nil || len(slice.Endpoints) == 0 || slice.Triggered.Before(m.began) {
 		return
 	}
-	family := ipv4
-	if slice.Endpoints[0].Addr.Is6() {
-		family = ipv6
-	}
+	family := familyOf(slice.Endpoints[0].Addr.Is6())
 	m.triggered[family] = append(m.triggered[family], slice.Triggered)
 }
 
@@ -194,6 +210,31 @@ func (m *Metrics) Synced(r proxy.Round) {
 	}
 	m.frontends.Set(float64(len(r.Table.Frontends)))
 	m.pools.Set(float64(len(r.Table.Pools)))
+	if len(r.Change.Frontends) > 0 {
+		m.countNoLocal(r.Table)
+	}
+}
+
+// countNoLocal counts Service ports whose flows are dropped for want of an endpoint on
+// this node: those of pods, if it is the internal policy, or of outsiders alone.
+func (m *Metrics) countNoLocal(t *service.Table) {
+	type which struct{ policy, family string }
+	found := map[which]map[service.Origin]bool{}
+	for _, is6 := range []bool{false, true} {
+		found[which{"internal", familyOf(is6)}] = map[service.Origin]bool{}
+		found[which{"external", familyOf(is6)}] = map[service.Origin]bool{}
+	}
+	for key, f := range t.Frontends {
+		switch service.Drop {
+		case f.Paths[service.FromPod].Verdict:
+			found[which{"internal", familyOf(key.Addr.Is6())}][f.Origin] = true
+		case f.Paths[service.FromOutside].Verdict:
+			found[which{"external", familyOf(key.Addr.Is6())}][f.Origin] = true
+		}
+	}
+	for w, origins := range found {
+		m.noLocal.WithLabelValues(w.policy, w.family).Set(float64(len(origins)))
+	}
 }
 
 // familiesOf are those that a round was about: both, if it was about everything.

@@ -56,11 +56,17 @@ func TestMetrics(t *testing.T) {
 		Since:    now,
 	})
 	table := &service.Table{
-		Frontends: map[service.Key]service.Frontend{{Port: 1}: {}, {Port: 2}: {}},
-		Pools:     map[service.PoolID]service.Pool{{}: {}},
+		Frontends: map[service.Key]service.Frontend{
+			{Addr: service.AnyNodeAddr(false), Port: 1}: {Paths: service.Paths{service.FromOutside: {Verdict: service.Drop}}},
+			{Addr: service.AnyNodeAddr(true), Port: 2}:  {Paths: service.Paths{{Verdict: service.Drop}, {Verdict: service.Drop}, {Verdict: service.Drop}}},
+		},
+		Pools: map[service.PoolID]service.Pool{{}: {}},
 	}
 	m.Synced(proxy.Round{Table: table, Err: errors.New("no"), Took: time.Millisecond})
-	m.Synced(proxy.Round{Table: table, Took: time.Millisecond, Change: service.Change{Pools: []service.PoolID{{IPv6: true}}}})
+	m.Synced(proxy.Round{Table: table, Took: time.Millisecond, Change: service.Change{
+		Frontends: []service.Key{{Addr: service.AnyNodeAddr(true), Port: 2}},
+		Pools:     []service.PoolID{{IPv6: true}},
+	}})
 	pending := []string{
 		"kubeproxy_sync_proxy_rules_endpoint_changes_pending 4",
 		"kubeproxy_sync_proxy_rules_service_changes_pending 1",
@@ -90,6 +96,10 @@ func TestMetrics(t *testing.T) {
 		`kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv6"} 2`,
 		"kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
 		"kubeproxy_sync_proxy_rules_endpoint_changes_total 4",
+		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 1`,
+		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="internal"} 0`,
+		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv6",traffic_policy="external"} 0`,
+		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv6",traffic_policy="internal"} 1`,
 		"kubeproxy_sync_proxy_rules_service_changes_pending 0",
 		"kubeproxy_sync_proxy_rules_service_changes_total 1",
 	}
