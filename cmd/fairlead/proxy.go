@@ -107,6 +107,7 @@ func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 	f.chooseMode()
 	f.report(settings, log)
 	config := settings.service
+	saveMemory()
 	source, from, err := f.open(config.NodeName, watch.NewKube, log)
 	if err != nil {
 		return err
@@ -151,7 +152,7 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 	monitor.Asked = counters.Asked
 	f.countBackend(counters, p.Backend.(*backend).Backend)
 	checks := health.NewNodePorts(monitor.Works)
-	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters}, checks
+	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters, &thrift{}}, checks
 
 	stopHealth, err := serve(ctx, "--healthz-bind-address", f.kube.HealthzBindAddress, monitor.Handler())
 	if err != nil {

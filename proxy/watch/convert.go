@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -44,8 +45,11 @@ func namespaceOf(given string) string {
 	if given == "" {
 		return metav1.NamespaceDefault
 	}
-	return given
+	return shared(given)
 }
+
+// shared is a text that many objects have: they share one copy of it.
+func shared(text string) string { return unique.Make(text).Value() }
 
 func checkName(path *field.Path, name string, rule func(string) []string) field.ErrorList {
 	if name == "" {
@@ -72,7 +76,7 @@ func convertPort(path *field.Path, name string, protocol corev1.Protocol, port i
 	for _, message := range validation.IsValidPortNum(int(port)) {
 		errs = append(errs, field.Invalid(path.Child("port"), port, message))
 	}
-	return service.Port{Name: name, Protocol: number, Number: uint16(port)}, errs
+	return service.Port{Name: shared(name), Protocol: number, Number: uint16(port)}, errs
 }
 
 // protocols has the API's names; an absent protocol means TCP.
@@ -156,7 +160,7 @@ func endpoints(obj *discovery.EndpointSlice) ([]service.Endpoint, field.ErrorLis
 			Ready:       valueOr(e.Conditions.Ready, true),
 			Serving:     valueOr(e.Conditions.Serving, true),
 			Terminating: valueOr(e.Conditions.Terminating, false),
-			Node:        valueOr(e.NodeName, ""),
+			Node:        shared(valueOr(e.NodeName, "")),
 			ForNodes:    names(e.Hints, func(h *discovery.EndpointHints) []discovery.ForNode { return h.ForNodes }),
 			ForZones:    names(e.Hints, func(h *discovery.EndpointHints) []discovery.ForZone { return h.ForZones }),
 		})
@@ -171,7 +175,7 @@ func names[H discovery.ForNode | discovery.ForZone](hints *discovery.EndpointHin
 	}
 	var out []string
 	for _, h := range of(hints) {
-		out = append(out, struct{ Name string }(h).Name)
+		out = append(out, shared(struct{ Name string }(h).Name))
 	}
 	return out
 }
