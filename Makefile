@@ -5,7 +5,7 @@
 # make e2e-vm  tests in Debian's kernel KERNEL, 6.1 or 6.12, in an emulated machine
 # make lint    what the code must keep to
 .DEFAULT_GOAL := build
-.PHONY: build demo test e2e e2e-kube e2e-vm bench bench-docs lint generate clean packages
+.PHONY: build demo test e2e e2e-kube e2e-vm kubernetes bench bench-kube bench-docs lint generate clean packages
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -23,9 +23,17 @@ test: packages
 e2e: packages
 	go test -timeout 20m -count=1 -v ./e2e/...
 
-e2e-kube: packages
+# Kubernetes is built before the tests, whose time is limited.
+e2e-kube: packages kubernetes
+	cd e2e/kube && go test -timeout 20m -count=1 ./...
+
+# The proxy beside the real kube-proxy, with 10,000 Services.
+bench-kube: packages kubernetes
+	cd e2e/kube && go test -timeout 20m -run '^$$' -bench BesideKubeProxy -benchtime 2x .
+
+kubernetes:
 	@.ci/packages etcd:etcd-server
-	cd e2e/kube && go test -timeout 30m -count=1 ./...
+	cd e2e/kube && go run ./programs
 
 KERNEL := 6.1
 e2e-vm: packages

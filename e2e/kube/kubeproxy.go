@@ -56,7 +56,14 @@ func StartKubeProxy(ctx context.Context, ns *netns.NS, config, variant, dir stri
 // StartFairlead runs 'fairlead proxy' as StartKubeProxy runs a kube-proxy, on the
 // same configuration file.
 func StartFairlead(ns *netns.NS, program, config, variant, dir string) (*Process, error) {
-	return startProxy(ns, config, dir, program, "proxy", "--iptables-variant", variant, "--inspect-socket", "")
+	return startProxy(ns, config, dir, program, append([]string{"proxy", "--iptables-variant", variant}, Alone(dir)...)...)
+}
+
+// Alone are flags for a 'fairlead proxy' in mode iptables that has nothing to do with
+// others on the machine. A proxy in this mode removes what mode ebpf left: that is to be
+// looked for below dir.
+func Alone(dir string) []string {
+	return []string{"--mode", "iptables", "--inspect-socket", "", "--bpf-root", filepath.Join(dir, "bpf")}
 }
 
 func startProxy(ns *netns.NS, config, dir, program string, args ...string) (*Process, error) {

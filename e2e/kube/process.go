@@ -54,6 +54,9 @@ func StartProcess(ns *netns.NS, log string, cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
+// PID is the process's number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // stopGrace is how long a program gets to end in order.
 const stopGrace = 10 * time.Second
 

@@ -305,7 +305,7 @@ func (w *world) ask(ctx context.Context, from string, at echo.Endpoint, n int) (
 }
 
 // serve runs the server of a party until the test ends.
-func (w *world) serve(t *testing.T, name string) {
+func (w *world) serve(t testing.TB, name string) {
 	t.Helper()
 	var at []echo.Endpoint
 	for _, addr := range where[name] {

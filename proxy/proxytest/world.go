@@ -71,7 +71,7 @@ func thisNode() *service.Node {
 }
 
 // newWorld builds the namespaces and starts the servers.
-func newWorld(t *testing.T, subject Subject) *world {
+func newWorld(t testing.TB, subject Subject) *world {
 	t.Helper()
 	w := &world{node: netns.NewT(t), parties: map[string]*netns.NS{}}
 	if subject.Sockets {
@@ -104,7 +104,7 @@ func newWorld(t *testing.T, subject Subject) *world {
 
 // attach gives a party a namespace and a link of its own to the node, which
 // routes to its addresses.
-func (w *world) attach(t *testing.T, name string) {
+func (w *world) attach(t testing.TB, name string) {
 	t.Helper()
 	ns := netns.NewT(t)
 	w.parties[name] = ns
@@ -141,7 +141,7 @@ func (w *world) attach(t *testing.T, name string) {
 
 // pause runs a process in a namespace, as there is one in every pod and on the node. It
 // ends with the test.
-func pause(t *testing.T, ns *netns.NS) {
+func pause(t testing.TB, ns *netns.NS) {
 	t.Helper()
 	cmd := exec.Command("cat")
 	stdin, err := cmd.StdinPipe()
