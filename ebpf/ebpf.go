@@ -5,7 +5,8 @@
 //
 // Maps, links and programs are pinned under a folder of a bpf file system: they
 // outlive the process, and the next one adopts them. Maps whose layout or size is
-// another than before are made anew and filled before the programs flip to them.
+// another than before are made anew, and what was in the old ones is carried over,
+// before the programs flip to them.
 //
 // It knows rows, not Services: what is in the Table's maps comes from proxy/bpf.
 // It imports nothing else of the project.
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -51,6 +53,8 @@ type DataPath struct {
 	watchers      watchers
 	maps          map[string]*ebpf.Map // all that outlive a program
 	fresh         map[string]bool      // those that were made anew
+	old           map[string]*ebpf.Map // in the place of which they were made
+	specs         map[string]*ebpf.MapSpec
 }
 
 // Maps are those that user space fills or reads.
@@ -83,7 +87,7 @@ func Load(config Config) (*DataPath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &DataPath{config: config, lock: lock, fresh: map[string]bool{}}
+	d := &DataPath{config: config, lock: lock, fresh: map[string]bool{}, old: map[string]*ebpf.Map{}}
 	if err := d.load(); err != nil {
 		_ = d.Close()
 		return nil, err
@@ -104,7 +108,8 @@ func (d *DataPath) load() error {
 	if err := setConstants(spec.Variables); err != nil {
 		return err
 	}
-	if err := d.adoptMaps(spec.Maps); err != nil {
+	d.specs = spec.Maps
+	if err := d.adoptMaps(); err != nil {
 		return err
 	}
 	var objects bpfObjects
@@ -147,20 +152,18 @@ func setConstants(variables map[string]*ebpf.VariableSpec) error {
 }
 
 // adoptMaps opens the pinned maps, and makes those that there are not.
-func (d *DataPath) adoptMaps(specs map[string]*ebpf.MapSpec) error {
+func (d *DataPath) adoptMaps() error {
 	d.maps = map[string]*ebpf.Map{}
-	for name, spec := range specs {
+	for name, spec := range d.specs {
 		if strings.HasPrefix(name, ".") {
 			continue // of one program only
 		}
 		m, err := ebpf.LoadPinnedMap(d.pin("maps", name), nil)
-		if err == nil && spec.Compatible(m) != nil {
-			_ = m.Close()
-			err = os.ErrNotExist
-		}
 		switch {
-		case err == nil:
+		case err == nil && spec.Compatible(m) == nil:
 			d.maps[name] = m
+		case err == nil:
+			d.old[name], d.fresh[name] = m, true
 		case !errors.Is(err, os.ErrNotExist):
 			return fmt.Errorf("open map %s: %w", d.pin("maps", name), err)
 		default:
@@ -169,29 +172,84 @@ func (d *DataPath) adoptMaps(specs map[string]*ebpf.MapSpec) error {
 	}
 	for _, name := range tableMaps {
 		if d.fresh[name] {
-			d.dropTable()
+			d.replaceTable()
 			break
 		}
 	}
 	for name := range d.fresh {
-		m, err := ebpf.NewMap(specs[name])
-		if err != nil {
-			return fmt.Errorf("make map %s of %d rows: %w", name, specs[name].MaxEntries, err)
+		if err := d.makeMap(name); err != nil {
+			return err
 		}
-		d.maps[name] = m
 	}
+	return d.carryTable()
+}
+
+func (d *DataPath) makeMap(name string) error {
+	m, err := ebpf.NewMap(d.specs[name])
+	if err != nil {
+		return fmt.Errorf("make map %s of %d rows: %w", name, d.specs[name].MaxEntries, err)
+	}
+	d.maps[name] = m
 	return nil
 }
 
-// dropTable closes those of the Table's maps that were adopted.
-func (d *DataPath) dropTable() {
+// replaceTable has all of the Table's maps made anew: the programs that run read
+// those that there are, and must not see half a change.
+func (d *DataPath) replaceTable() {
 	for _, name := range tableMaps {
 		if m, ok := d.maps[name]; ok {
-			_ = m.Close()
+			d.old[name] = m
 			delete(d.maps, name)
 		}
 		d.fresh[name] = true
 	}
+}
+
+// carryTable gives new maps of the Table the rows of the old ones: thereby pools keep
+// their numbers, by which flows and affinities know them, and their turns. Rows that do
+// not fit are no loss: then the maps begin empty, as the caller fills them.
+func (d *DataPath) carryTable() error {
+	for _, name := range tableMaps {
+		old, ok := d.old[name]
+		if !ok || (old.MaxEntries() <= d.maps[name].MaxEntries() && carry(old, d.maps[name], d.specs[name]) == nil) {
+			continue
+		}
+		for _, name := range tableMaps {
+			_ = d.maps[name].Close()
+			if err := d.makeMap(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return nil
+}
+
+// carryFlows gives new maps of flows the rows of the old ones.
+func (d *DataPath) carryFlows() error {
+	for name, old := range d.old {
+		if slices.Contains(tableMaps, name) || !carries(old.Type()) || old.Type() != d.maps[name].Type() {
+			continue
+		}
+		err := carry(old, d.maps[name], d.specs[name])
+		if errors.Is(err, errNotAlike) || errors.Is(err, unix.E2BIG) {
+			continue // those flows begin anew, or do not fit
+		}
+		if err != nil {
+			return fmt.Errorf("carry rows of %s over: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// dropOld lets go of the maps that no program reads any more.
+func (d *DataPath) dropOld() error {
+	var errs []error
+	for _, m := range d.old {
+		errs = append(errs, m.Close())
+	}
+	d.old = map[string]*ebpf.Map{}
+	return errors.Join(errs...)
 }
 
 // SetPodLinks says by which links packets of pods come in, now and from now on: by
@@ -202,14 +260,16 @@ func (d *DataPath) SetPodLinks(isPod func(name string) bool) error {
 
 // Publish makes the kernel run the programs on the maps as they are now. It may
 // be called again; then it mends what others have removed.
+//
+// Flows that begin while the programs flip to new maps are carried over too, a moment
+// later.
 func (d *DataPath) Publish() error {
-	if err := d.attachSockets(); err != nil {
-		return err
+	for _, step := range []func() error{d.carryFlows, d.attachSockets, d.links.attach, d.carryFlows, d.pinMaps, d.dropOld} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
-	if err := d.links.attach(); err != nil {
-		return err
-	}
-	return d.pinMaps()
+	return nil
 }
 
 // pinMaps comes after the programs flip: if we end in between, the next process
@@ -250,6 +310,7 @@ func (d *DataPath) Close() error {
 	if d.links != nil {
 		errs = append(errs, d.links.close())
 	}
+	errs = append(errs, d.dropOld())
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

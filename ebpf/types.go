@@ -74,4 +74,5 @@ const (
 	MapPodCIDRs   = bpfMapPodCidrs
 	MapAffinities = bpfMapAffinities
 	MapDatagrams  = bpfMapDatagrams
+	MapFlows      = bpfMapFlows
 )

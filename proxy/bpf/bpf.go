@@ -39,7 +39,7 @@ func CanEndSockets() error { return ebpf.CanEndSockets() }
 func MapNames() []string {
 	return []string{
 		ebpf.MapFrontends, ebpf.MapPools, ebpf.MapBackends, ebpf.MapMembers, ebpf.MapOrigins, ebpf.MapSources,
-		ebpf.MapAffinities, ebpf.MapDatagrams,
+		ebpf.MapAffinities, ebpf.MapDatagrams, ebpf.MapFlows,
 	}
 }
 
