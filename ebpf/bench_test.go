@@ -43,13 +43,12 @@ func (n *node) toAndFro(w wire, backend netip.AddrPort) {
 		other := []netip.AddrPort{backend, w.dst}[i]
 		n.service(uint32(20+i), dst, w.protocol, forward, 0, other)
 		key := bpfFlowKey{Tuple: bpfTuple{Src: endpointOf(w.src), Dst: endpointOf(dst)}, Protocol: uint32(w.protocol)}
-		k := key.Tuple
 		n.put(n.Flows, key, bpfFlow{
 			To:    bpfTuple{Src: endpointOf(w.src), Dst: endpointOf(other)},
 			Pool:  uint32(20 + i),
 			Stage: uint8(bpfStageSTAGE_OPEN),
 			Seen:  ticksNow(n),
-			Check: k.Src.Addr.W[3] ^ k.Dst.Addr.W[3]<<1 ^ k.Dst.Addr.W[1] ^ uint32(k.Src.Port)<<16 ^ uint32(k.Dst.Port),
+			Check: checkOf(key),
 		})
 	}
 }

@@ -147,7 +147,7 @@ func (f *backendFlags) newBackend(node string, log *slog.Logger) (*backend, erro
 	if err := b.Uncounted(); err != nil {
 		log.Warn("connections of Services are not counted", "error", err)
 	}
-	removeBPF := func(context.Context) error { return bpf.Remove(f.bpf.Root) }
+	removeBPF := func(context.Context) error { return bpf.HandOver(f.bpf.Root) }
 	return &backend{b, b, modeIptables, removeBPF}, nil
 }
 

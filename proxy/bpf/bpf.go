@@ -98,6 +98,9 @@ func (b *Backend) Sync(_ context.Context, t *service.Table, change service.Chang
 		return err
 	}
 	if !b.published {
+		if err := b.takeOver(t); err != nil {
+			return fmt.Errorf("take flows over from netfilter: %w", err)
+		}
 		if err := b.path.Publish(); err != nil {
 			return err
 		}

@@ -13,6 +13,10 @@
 //
 // It is used by backends that translate with netfilter. stale is pure: Table and
 // flow in, verdict out.
+//
+// When a node changes from a backend that translates with netfilter to one that does
+// not, or back, flows go on: what the one knows of them the other is told (Translated,
+// Insert).
 package conntrack
 
 import (

@@ -1,0 +1,124 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+type (
+	// FlowKey is what a packet of a flow says when it comes.
+	FlowKey = bpfFlowKey
+	// Flow is what becomes of it.
+	Flow = bpfFlow
+)
+
+// Stages of a Flow that has begun and is not over.
+const (
+	StageOpening = uint8(bpfStageSTAGE_OPENING)
+	StageOpen    = uint8(bpfStageSTAGE_OPEN)
+	StageEnding  = uint8(bpfStageSTAGE_ENDING)
+)
+
+// BeginsEmpty says that no earlier process has left flows of packets.
+func (d *DataPath) BeginsEmpty() bool { return d.fresh[bpfMapFlows] && d.old[bpfMapFlows] == nil }
+
+// PutFlow makes the rows of a flow as if it had begun here, unless there are some.
+// forward is what becomes of the client's packets, whose key is given.
+func (d *DataPath) PutFlow(key FlowKey, forward Flow) error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now); err != nil {
+		return err
+	}
+	forward.Direction = uint8(bpfDirectionFORWARD)
+	forward.Seen, forward.Check = uint32(now.Nano()>>tickShift), checkOf(key)
+	reply := forward
+	reply.Direction = uint8(bpfDirectionREPLY)
+	reply.To = bpfTuple{Src: key.Tuple.Dst, Dst: key.Tuple.Src}
+	replyKey := FlowKey{Tuple: bpfTuple{Src: forward.To.Dst, Dst: forward.To.Src}, Protocol: key.Protocol}
+	reply.Check = checkOf(replyKey)
+	if err := d.Flows.Update(&replyKey, &reply, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return fmt.Errorf("write to %s: %w", d.Flows, err)
+	}
+	if err := d.Flows.Update(&key, &forward, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return fmt.Errorf("write to %s: %w", d.Flows, err)
+	}
+	return nil
+}
+
+// checkOf is check_of of c/conn.h.
+func checkOf(k FlowKey) uint32 {
+	t := k.Tuple
+	return t.Src.Addr.W[3] ^ t.Dst.Addr.W[3]<<1 ^ t.Dst.Addr.W[1] ^ uint32(t.Src.Port)<<16 ^ uint32(t.Dst.Port)
+}
+
+// PinnedFlows are those that are pinned under root, seen from the client: none, if
+// nothing is pinned there, or by a version with other rows.
+func PinnedFlows(root string) (map[FlowKey]Flow, error) {
+	m, err := pinned(root, bpfMapFlows)
+	if m == nil {
+		return nil, err
+	}
+	defer func() { _ = m.Close() }()
+	flows := map[FlowKey]Flow{}
+	var key FlowKey
+	var row Flow
+	rows := m.Iterate()
+	for rows.Next(&key, &row) {
+		if row.Direction == uint8(bpfDirectionFORWARD) {
+			flows[key] = row
+		}
+	}
+	if err := rows.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) { // flows came and went
+		return nil, fmt.Errorf("read %s: %w", m, err)
+	}
+	return flows, nil
+}
+
+// BeginNone has the programs that are pinned under root lead no new flows: those go
+// where they would without.
+func BeginNone(root string) error {
+	m, err := pinned(root, bpfMapFrontends)
+	if m == nil {
+		return err
+	}
+	defer func() { _ = m.Close() }()
+	var key FrontendKey
+	for {
+		err := m.NextKey(nil, &key)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
+		if err == nil {
+			err = m.Delete(&key)
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("empty %s: %w", m, err)
+		}
+	}
+}
+
+// pinned opens a map that an earlier process has left. It is nil if there is none
+// with the rows of today.
+func pinned(root, name string) (*ebpf.Map, error) {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, err
+	}
+	m, err := ebpf.LoadPinnedMap(filepath.Join(root, "maps", name), nil)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EINVAL) { // or it is in no bpf file system
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open map %s: %w", name, err)
+	}
+	if m.KeySize() != spec.Maps[name].KeySize || m.ValueSize() != spec.Maps[name].ValueSize {
+		_ = m.Close()
+		return nil, nil
+	}
+	return m, nil
+}

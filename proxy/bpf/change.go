@@ -1,0 +1,82 @@
+package bpf
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/fairlead/fairlead/ebpf"
+	"github.com/fairlead/fairlead/proxy/conntrack"
+	"github.com/fairlead/fairlead/proxy/service"
+)
+
+// What becomes of flows that have begun when the node changes from a backend that
+// translates with netfilter to this one, or back.
+//
+// The socket path has nothing to change: its connections lead to the backend itself,
+// whoever translates others. Of packets, netfilter goes on with the TCP and SCTP flows
+// that it tracks, whether there are rules or not, because to us their packets begin
+// nothing. Of UDP, every packet may begin a flow: so we are told of those that there
+// are.
+
+// takeOver makes rows for the UDP flows that netfilter translates the way that the
+// Table says. Those of the node itself it has translated before we see them.
+func (b *Backend) takeOver(t *service.Table) error {
+	if !b.path.BeginsEmpty() {
+		return nil
+	}
+	flows, err := conntrack.Translated(service.UDP)
+	if err != nil {
+		return err
+	}
+	for _, f := range flows {
+		frontend, ok := t.Frontend(f.Dst, f.Protocol)
+		class := t.Class(f.Src.Addr(), "")
+		if !ok || class == service.FromNode || !t.Serves(f.Dst, f.Protocol, f.ToDst) {
+			continue
+		}
+		row := ebpf.Flow{Stage: ebpf.StageOpen, Class: uint8(classes[class]), Pool: b.have.pools[frontend.Paths[class].Pool].number}
+		row.To.Src, row.To.Dst = endpointRow(f.ToSrc), endpointRow(f.ToDst)
+		key := ebpf.FlowKey{Protocol: uint32(f.Protocol)}
+		key.Tuple.Src, key.Tuple.Dst = endpointRow(f.Src), endpointRow(f.Dst)
+		if err := b.path.PutFlow(key, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HandOver gives netfilter, whose rules are in the kernel already, the flows of the
+// backend whose pins are under root, and removes that, as Remove does.
+//
+//	tell netfilter ─▶ begin no flows ─▶ tell it of those that began meanwhile ─▶ remove
+func HandOver(root string) error {
+	return errors.Join(tellNetfilter(root), ebpf.BeginNone(root), tellNetfilter(root), ebpf.Remove(root))
+}
+
+func tellNetfilter(root string) error {
+	rows, err := ebpf.PinnedFlows(root)
+	if err != nil {
+		return err
+	}
+	var flows []conntrack.Flow
+	for key, row := range rows {
+		stages := []uint8{ebpf.StageOpening, ebpf.StageOpen, ebpf.StageEnding}
+		if !slices.Contains(stages, row.Stage) {
+			continue
+		}
+		f := conntrack.Flow{
+			Protocol: service.Protocol(key.Protocol), Lasts: lasts[service.Protocol(key.Protocol)],
+			Src: endpointOf(key.Tuple.Src), Dst: endpointOf(key.Tuple.Dst),
+			ToSrc: endpointOf(row.To.Src), ToDst: endpointOf(row.To.Dst),
+		}
+		flows = append(flows, f)
+	}
+	return conntrack.Insert(flows)
+}
+
+// lasts is how long netfilter remembers a flow without packets, until it has seen
+// one.
+var lasts = map[service.Protocol]time.Duration{
+	service.TCP: 24 * time.Hour, service.UDP: 2 * time.Minute, service.SCTP: time.Hour,
+}
