@@ -23,10 +23,12 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/ebpf/pins"
 )
 
 // DefaultRoot is where everything is pinned.
-const DefaultRoot = "/sys/fs/bpf/fairlead"
+const DefaultRoot = pins.DefaultRoot
 
 // Config says where the data path lives.
 type Config struct {
@@ -122,7 +124,7 @@ func (d *DataPath) load() error {
 	if err := d.SctpShifts.Put(uint32(0), shifts()); err != nil {
 		return fmt.Errorf("write to %s: %w", d.SctpShifts, err)
 	}
-	if d.links, err = openLinks(&d.programs, &d.Maps, d.pin(packetPins)); err != nil {
+	if d.links, err = openLinks(&d.programs, &d.Maps, pins.Links(d.config.Root)); err != nil {
 		return err
 	}
 	if len(d.fresh) < len(d.maps) {
@@ -264,7 +266,9 @@ func (d *DataPath) SetPodLinks(isPod func(name string) bool) error {
 // Flows that begin while the programs flip to new maps are carried over too, a moment
 // later.
 func (d *DataPath) Publish() error {
-	for _, step := range []func() error{d.carryFlows, d.attachSockets, d.links.attach, d.carryFlows, d.pinMaps, d.dropOld} {
+	// From then on the CNI plugin attaches to new links; those before are ours to find.
+	pinPrograms := func() error { return d.links.pinPrograms(d.config.Root) }
+	for _, step := range []func() error{d.carryFlows, d.attachSockets, d.links.attach, pinPrograms, d.carryFlows, d.pinMaps, d.dropOld} {
 		if err := step(); err != nil {
 			return err
 		}

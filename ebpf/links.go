@@ -16,10 +16,9 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-)
 
-// packetPins is the folder of the pins below the root.
-const packetPins = "packet"
+	"github.com/fairlead/fairlead/ebpf/pins"
+)
 
 // links are the links of a network namespace with the programs of the packet path
 // on them. New ones get theirs as soon as the kernel tells of them.
@@ -283,8 +282,41 @@ func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = made.Close() }()
-	return made.Pin(pin)
+	err = made.Pin(pin)
+	_ = made.Close()
+	if errors.Is(err, os.ErrExist) { // the CNI plugin was faster
+		return s.attachSide(index, side, program)
+	}
+	return err
+}
+
+// pinPrograms gives the CNI plugin the program that new ports need, in the place of
+// an earlier one, in one step.
+func (s *links) pinPrograms(root string) error {
+	if s.clsact {
+		return nil
+	}
+	cookie, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	folder := pins.Programs(root, cookie)
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	pin, next := filepath.Join(folder, pins.PortIn), filepath.Join(folder, "next")
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	program, err := s.programs.PacketPortIn.Clone()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = program.Close() }()
+	if err := program.Pin(next); err != nil {
+		return fmt.Errorf("pin program %s: %w", next, err)
+	}
+	return os.Rename(next, pin)
 }
 
 // onLink says whether what is pinned is at the link: the pin may be of one with the
@@ -295,7 +327,7 @@ func onLink(l link.Link, index int) bool {
 }
 
 func (s *links) pin(index int, side side) string {
-	return filepath.Join(s.dir, fmt.Sprintf("%d-%s", index, side.name))
+	return filepath.Join(s.dir, pins.Name(index, side.name))
 }
 
 // forget removes the pins of links that are gone.

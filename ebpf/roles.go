@@ -5,6 +5,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead/fairlead/ebpf/pins"
 )
 
 // role is what a link is to the packet path.
@@ -50,7 +52,7 @@ type side struct {
 	attach ebpf.AttachType
 }
 
-var sides = []side{{"in", ebpf.AttachTCXIngress}, {"out", ebpf.AttachTCXEgress}}
+var sides = []side{{pins.In, ebpf.AttachTCXIngress}, {"out", ebpf.AttachTCXEgress}}
 
 // at is what runs there on links of a role, nil if nothing does.
 func (p *bpfPrograms) at(s side, r role) *ebpf.Program {

@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/ebpf/pins"
 )
 
 // usualMount is where a bpf file system belongs.
@@ -74,10 +76,10 @@ func Remove(root string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(detachAll(filepath.Join(root, "links")), detachAll(filepath.Join(root, packetPins)), removeFilters()); err != nil {
+	if err := errors.Join(detachAll(filepath.Join(root, "links")), detachAll(pins.Links(root)), removeFilters()); err != nil {
 		return err
 	}
-	for _, folder := range []string{"links", packetPins, "programs", "maps"} {
+	for _, folder := range []string{"links", filepath.Base(pins.Links(root)), "programs", "maps"} {
 		if err := os.RemoveAll(filepath.Join(root, folder)); err != nil {
 			return err
 		}

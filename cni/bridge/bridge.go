@@ -49,6 +49,7 @@ import (
 	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/mode"
 	"github.com/fairlead/fairlead/cni/step"
+	"github.com/fairlead/fairlead/ebpf/pins"
 )
 
 // Attachment is one interface of one pod.
@@ -110,6 +111,7 @@ func (a *Attachment) Add() (step.Undo, error) {
 		func() (step.Undo, error) { return a.readyBridge(gateways) },
 		a.connect,
 		a.setPort,
+		a.serve,
 		a.filter,
 	)
 }
@@ -223,6 +225,21 @@ func (a *Attachment) explainExists(pair link.Veth, err error) error {
 			a.ContainerID, a.IfName, err)
 	}
 	return err
+}
+
+// serve has the service proxy's program see what the pod sends, from its first packet
+// on. If that fails it is no reason not to have the pod: the proxy will do it when it
+// hears of the port. It goes when the port goes.
+func (a *Attachment) serve() (step.Undo, error) {
+	if pins.None(a.Config.BPFRoot) {
+		return nil, nil
+	}
+	port, err := a.Host.Device(PortName(a.ContainerID, a.IfName))
+	if err != nil {
+		return nil, err
+	}
+	_ = pins.AttachPort(a.Config.BPFRoot, port.Index)
+	return nil, nil
 }
 
 // setPort has the bridge treat the port as the configuration asks for. It needs

@@ -6,6 +6,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
+
+	"github.com/fairlead/fairlead/ebpf/pins"
 )
 
 // Config is what a network's configuration says about its bridge: the keys of
@@ -33,6 +35,8 @@ type Config struct {
 
 	DisableContainerInterface bool `json:"disableContainerInterface"` // the pod's end stays down, and the port with it
 
+	BPFRoot string `json:"bpfRoot"` // where 'fairlead proxy' pins its programs (--bpf-root); "/sys/fs/bpf/fairlead"
+
 	spared []netip.Prefix // NonMasqueradeCIDRs
 }
 
@@ -47,6 +51,9 @@ const (
 func (c *Config) Complete() error {
 	if c.Bridge == "" {
 		c.Bridge = defaultBridge
+	}
+	if c.BPFRoot == "" {
+		c.BPFRoot = pins.DefaultRoot
 	}
 	c.IsGateway = c.IsGateway || c.IsDefaultGateway
 

@@ -21,7 +21,7 @@ import (
 const podIfName = "eth0"
 
 // confTemplate is fairlead node's own template with one thing more: a data
-// directory, because the nodes share a file system.
+// directory and a place for BPF programs, because the nodes share a file system.
 const confTemplate = `{
   "cniVersion": "1.1.0",
   "name": "fairlead",
@@ -33,6 +33,7 @@ const confTemplate = `{
       "isGateway": true,
       "isDefaultGateway": true,
       "hairpinMode": true,
+      "bpfRoot": %q,
       "mtu": {{.MTU}},
       "ipam": {
         "type": "fairlead-ipam",
@@ -53,7 +54,7 @@ func (n *Node) writeConfTemplate() error {
 	if err := os.MkdirAll(filepath.Dir(n.cniConfig()), 0o755); err != nil {
 		return err
 	}
-	text := fmt.Sprintf(confTemplate, n.ipamData())
+	text := fmt.Sprintf(confTemplate, n.dir.bpf(n.Name), n.ipamData())
 	return writeFile(n.confTemplate(), []byte(text))
 }
 
