@@ -127,6 +127,10 @@ func (l *Lab) build(ctx context.Context) error {
 	return l.startProxies(source)
 }
 
+// Outside is the namespace of the underlay, whose address is Gateway: a machine that
+// is no node.
+func (l *Lab) Outside() *netns.NS { return l.underlay }
+
 // Close ends the lab's processes and removes everything it owns.
 func (l *Lab) Close() error {
 	l.closeHandles()

@@ -26,10 +26,22 @@ type Node struct {
 	cgroup *cgroup.Cgroup // of the node's processes and its pods'; nil: none of its own
 	agent  *child
 	proxy  *child
+	source []string // the proxy's flags for where objects come from
 }
 
 // Manifests is the directory that the node's programs watch.
 func (n *Node) Manifests() string { return filepath.Join(n.dir.node(n.Name), "manifests") }
+
+// BPFRoot is where the node's proxy pins its programs.
+func (n *Node) BPFRoot() string { return n.dir.bpf(n.Name) }
+
+// Cgroup is where the node's processes and pods are, "" if nowhere of their own.
+func (n *Node) Cgroup() string {
+	if n.cgroup == nil {
+		return ""
+	}
+	return n.cgroup.Path
+}
 
 // usesCgroups says whether proxies see sockets by the cgroup that these are in: then
 // each node has one, as each machine has.

@@ -6,25 +6,43 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // startProxies starts the program under test on each node. source has a node's
 // flags for where objects come from.
 func (l *Lab) startProxies(source func(*Node) []string) error {
 	for _, n := range l.Nodes {
-		if err := n.startProxy(l.opts, source(n)); err != nil {
+		n.source = source(n)
+		if err := n.startProxy(l.opts); err != nil {
 			return fmt.Errorf("start proxy of %s: %w", n.Name, err)
 		}
 	}
 	return l.save()
 }
 
-func (n *Node) startProxy(opts Options, source []string) error {
+// RestartProxy ends the proxy of a node by a signal and starts another one, in a mode
+// and with more flags.
+func (l *Lab) RestartProxy(n *Node, signal unix.Signal, mode string, flags ...string) error {
+	if err := unix.Kill(n.proxy.PID, signal); err != nil {
+		return fmt.Errorf("end proxy of %s: %w", n.Name, err)
+	}
+	<-n.proxy.done
+	opts := l.opts
+	opts.Mode = mode
+	if err := n.startProxy(opts, flags...); err != nil {
+		return fmt.Errorf("start proxy of %s: %w", n.Name, err)
+	}
+	return l.save()
+}
+
+func (n *Node) startProxy(opts Options, flags ...string) error {
 	args := append([]string{"proxy", "--mode", opts.Mode, "--node-name", n.Name,
 		"--inspect-socket", filepath.Join(n.dir.node(n.Name), "proxy.sock"),
 		"--state-file", filepath.Join(n.dir.node(n.Name), "cluster.state"),
 		// In every mode: in another than ebpf, what was left there is removed.
-		"--bpf-root", n.dir.bpf(n.Name)}, source...)
+		"--bpf-root", n.dir.bpf(n.Name)}, append(n.source, flags...)...)
 	if n.cgroup != nil {
 		args = append(args, "--cgroup-root", n.cgroup.Path)
 	}
