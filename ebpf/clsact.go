@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -23,16 +24,13 @@ func attachFilter(kernel *netlink.Handle, index int, side side, program *ebpf.Pr
 	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: index,
-			Parent:    netlink.HANDLE_MIN_EGRESS,
+			Parent:    filterParent(side),
 			Handle:    filterHandle,
 			Protocol:  unix.ETH_P_ALL,
 			Priority:  filterPriority,
 		},
 		Name:         filterName,
 		DirectAction: true,
-	}
-	if side.attach == ebpf.AttachTCXIngress {
-		filter.Parent = netlink.HANDLE_MIN_INGRESS
 	}
 	if program == nil {
 		err := kernel.FilterDel(filter)
@@ -50,6 +48,21 @@ func attachFilter(kernel *netlink.Handle, index int, side side, program *ebpf.Pr
 	}
 	filter.Fd = program.FD()
 	return kernel.FilterReplace(filter)
+}
+
+func filterParent(side side) uint32 {
+	if side.attach == ebpf.AttachTCXIngress {
+		return netlink.HANDLE_MIN_INGRESS
+	}
+	return netlink.HANDLE_MIN_EGRESS
+}
+
+// hasFilter looks for our filter. A link that is gone has no need of it.
+func hasFilter(kernel *netlink.Handle, index int, side side) bool {
+	filters, err := kernel.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, filterParent(side))
+	return errors.Is(err, unix.ENODEV) || slices.ContainsFunc(filters, func(f netlink.Filter) bool {
+		return f.Attrs().Priority == filterPriority && f.Type() == "bpf"
+	})
 }
 
 // removeFilters takes our filters off all links of the network namespace of the

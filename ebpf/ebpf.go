@@ -38,6 +38,9 @@ type Config struct {
 	// CgroupRoot is the cgroup below which sockets are seen, a folder of cgroup v2;
 	// "" is the root of all.
 	CgroupRoot string
+	// Clsact has programs that see packets attached as filters of clsact also where the
+	// kernel has tcx (6.6), whose programs run before all filters.
+	Clsact bool
 	// Sizes are how many rows maps have by name, if not as many as by default.
 	Sizes map[string]uint32
 }
@@ -127,6 +130,7 @@ func (d *DataPath) load() error {
 	if d.links, err = openLinks(&d.programs, &d.Maps, pins.Links(d.config.Root)); err != nil {
 		return err
 	}
+	d.links.clsact = d.config.Clsact
 	if len(d.fresh) < len(d.maps) {
 		return nil // an earlier process could attach
 	}

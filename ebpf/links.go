@@ -33,7 +33,7 @@ type links struct {
 	mu     sync.Mutex // guards all below
 	roles  map[int]role
 	isPod  func(name string) bool // nil: no link
-	clsact bool                   // the kernel has no tcx
+	clsact bool                   // the kernel has no tcx, or it is not wanted
 	news   *nl.NetlinkSocket      // nil: nobody listens
 	ended  chan struct{}          // closed when nobody listens any more
 }
@@ -254,26 +254,41 @@ func (s *links) attachLink(l netlink.Link, r role) error {
 
 // attachSide makes program, or with nil none, the one that runs there.
 func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
-	if s.clsact {
-		return attachFilter(s.kernel, index, side, program)
-	}
-	pin := s.pin(index, side)
-	old, err := link.LoadPinnedLink(pin, nil)
+	old, err := link.LoadPinnedLink(s.pin(index, side), nil)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if old != nil {
 		defer func() { _ = old.Close() }()
-		if program != nil && onLink(old, index) {
+		if program != nil && !s.clsact && onLink(old, index) {
 			return old.Update(program)
 		}
-		if err := errors.Join(old.Detach(), old.Unpin()); err != nil {
+	}
+	if s.clsact {
+		return errors.Join(attachFilter(s.kernel, index, side, program), takeOff(old))
+	}
+	if err := takeOff(old); err != nil {
+		return err
+	}
+	if program != nil {
+		if err := s.attachTCX(index, side, program); err != nil || s.clsact {
 			return err
 		}
 	}
-	if program == nil {
+	return attachFilter(s.kernel, index, side, nil) // of a process that had those
+}
+
+// takeOff removes a link, which may be nil.
+func takeOff(old link.Link) error {
+	if old == nil {
 		return nil
 	}
+	return errors.Join(old.Detach(), old.Unpin())
+}
+
+// attachTCX attaches a program where none of ours is. Where the kernel has no tcx it
+// makes it a filter, and notes that.
+func (s *links) attachTCX(index int, side side, program *ebpf.Program) error {
 	made, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: program, Attach: side.attach})
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		s.clsact = true
@@ -282,7 +297,7 @@ func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
 	if err != nil {
 		return err
 	}
-	err = made.Pin(pin)
+	err = made.Pin(s.pin(index, side))
 	_ = made.Close()
 	if errors.Is(err, os.ErrExist) { // the CNI plugin was faster
 		return s.attachSide(index, side, program)
@@ -291,16 +306,16 @@ func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
 }
 
 // pinPrograms gives the CNI plugin the program that new ports need, in the place of
-// an earlier one, in one step.
+// an earlier one, in one step. Without tcx it takes it away.
 func (s *links) pinPrograms(root string) error {
-	if s.clsact {
-		return nil
-	}
 	cookie, err := netnsCookie()
 	if err != nil {
 		return err
 	}
 	folder := pins.Programs(root, cookie)
+	if s.clsact { // the plugin knows tcx alone
+		return os.RemoveAll(folder)
+	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
@@ -379,13 +394,19 @@ func (s *links) attached() bool {
 	}
 	for index, r := range s.roles {
 		for _, side := range sides {
-			if s.clsact || s.programs.at(side, r) == nil {
-				continue
-			}
-			if _, err := os.Stat(s.pin(index, side)); err != nil {
+			if s.programs.at(side, r) != nil && !s.hasProgram(index, side) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// hasProgram says whether a link has what attachSide gave it.
+func (s *links) hasProgram(index int, side side) bool {
+	if s.clsact {
+		return hasFilter(s.kernel, index, side)
+	}
+	_, err := os.Stat(s.pin(index, side))
+	return err == nil
 }

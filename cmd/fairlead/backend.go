@@ -43,6 +43,7 @@ func (f *backendFlags) register(cmd *cobra.Command) {
 	flags.Uint8Var(&f.masqueradeBit, "iptables-masquerade-bit", 14, "bit (0 to 31) of the packet mark that packets to be masqueraded have")
 	flags.IntVar(&f.countedPorts, "connection-metrics", 500, "how many Service ports have a counter of their connections in the metrics; 0 counts none")
 	flags.StringVar(&f.bpf.Root, "bpf-root", bpf.DefaultRoot, "folder of a bpf file system in which programs and maps are pinned")
+	flags.BoolVar(&f.bpf.Clsact, "no-tcx", false, "mode ebpf: attach programs as filters of clsact, as before kernel 6.6, not by tcx, which goes before all filters")
 	flags.StringVar(&f.bpf.CgroupRoot, "cgroup-root", "", "folder of cgroup v2 below which sockets are served (default: the root of all cgroups)")
 	flags.StringToIntVar(&f.mapSizes, "map-size", nil, "how many rows a map of the ebpf mode has: "+strings.Join(bpf.MapNames(), ", "))
 }

@@ -45,6 +45,15 @@ type Subject struct {
 	// so that nothing has to be masqueraded: the endpoint sees the sender itself. A
 	// frontend with source ranges is not for sockets whose source is yet unknown.
 	Sockets bool
+	// Protocols are those that are tried; none: all.
+	Protocols []service.Protocol
+}
+
+func (s Subject) protocols() []service.Protocol {
+	if len(s.Protocols) > 0 {
+		return s.Protocols
+	}
+	return []service.Protocol{service.TCP, service.UDP, service.SCTP}
 }
 
 // Run tries every behaviour with a backend.
@@ -59,7 +68,7 @@ func Run(t *testing.T, subject Subject) {
 		t.Fatal(err)
 	}
 	for _, ipv6 := range []bool{false, true} {
-		for _, protocol := range []service.Protocol{service.TCP, service.UDP, service.SCTP} {
+		for _, protocol := range subject.protocols() {
 			v := variant{ipv6, protocol}
 			t.Run(v.String(), func(t *testing.T) {
 				for _, b := range behaviours {
