@@ -2,11 +2,11 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,15 +141,16 @@ func TestRestartLosesNothing(t *testing.T) {
 
 // stream is 1,000 datagrams a second from one pod to another.
 type stream struct {
+	name     string
 	from, to *net.UDPConn
 	stop     context.CancelFunc
-	sent     chan int // how many, when it has ended
-	arrived  int
+	sent     chan int64 // how many, when it has ended
+	arrived  atomic.Int64
 }
 
 func newStream(t *testing.T, from, to *lab.Pod, addr netip.Addr) *stream {
 	t.Helper()
-	s := &stream{sent: make(chan int, 1)}
+	s := &stream{name: fmt.Sprintf("%s to %s", from.Name, addr), sent: make(chan int64, 1)}
 	at := net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 9999))
 	err := to.NS().Do(func() (err error) {
 		s.to, err = net.ListenUDP("udp", at)
@@ -172,14 +173,24 @@ func newStream(t *testing.T, from, to *lab.Pod, addr netip.Addr) *stream {
 	t.Cleanup(func() { _ = s.from.Close() })
 	ctx, stop := context.WithCancel(t.Context())
 	s.stop = stop
+	go s.receive()
 	go s.send(ctx)
 	return s
+}
+
+func (s *stream) receive() {
+	for buf := make([]byte, 64); ; {
+		if _, err := s.to.Read(buf); err != nil {
+			return
+		}
+		s.arrived.Add(1)
+	}
 }
 
 func (s *stream) send(ctx context.Context) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for n := 0; ; n++ {
+	for n := int64(0); ; n++ {
 		select {
 		case <-ctx.Done():
 			s.sent <- n
@@ -193,32 +204,28 @@ func (s *stream) send(ctx context.Context) {
 	}
 }
 
-// awaitMore takes in a number of datagrams.
-func (s *stream) awaitMore(t *testing.T, count int) {
+// awaitMore waits for a number of datagrams.
+func (s *stream) awaitMore(t *testing.T, count int64) {
 	t.Helper()
-	for range count {
-		if !s.take(t) {
-			t.Fatalf("the stream ends after %d datagrams", s.arrived)
-		}
+	if now := s.arrived.Load(); !s.await(now + count) {
+		t.Fatalf("stream %s: it ends after %d datagrams", s.name, s.arrived.Load())
 	}
 }
 
-// take takes in a datagram, if one comes.
-func (s *stream) take(t *testing.T) bool {
-	t.Helper()
-	if err := s.to.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		t.Fatal(err)
+// await waits until so many datagrams have arrived, and reports false if none has for
+// some time.
+func (s *stream) await(count int64) bool {
+	last, since := s.arrived.Load(), time.Now()
+	for last < count {
+		if time.Since(since) > 5*time.Second {
+			return false
+		}
+		time.Sleep(5 * time.Millisecond)
+		if now := s.arrived.Load(); now != last {
+			last, since = now, time.Now()
+		}
 	}
-	_, err := s.to.Read(make([]byte, 64))
-	if err == nil {
-		s.arrived++
-		return true
-	}
-	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Fatal(err)
-	}
-	return false
+	return true
 }
 
 // end ends the stream and checks that all that was sent has arrived.
@@ -226,9 +233,7 @@ func (s *stream) end(t *testing.T) {
 	t.Helper()
 	s.stop()
 	sent := <-s.sent
-	for s.arrived < sent && s.take(t) {
-	}
-	if s.arrived != sent {
-		t.Errorf("%d of %d datagrams arrived", s.arrived, sent)
+	if !s.await(sent) || s.arrived.Load() != sent {
+		t.Errorf("stream %s: %d of %d datagrams arrived", s.name, s.arrived.Load(), sent)
 	}
 }

@@ -205,7 +205,7 @@ func TestNodeWithoutAPIServer(t *testing.T) {
 	a.relay.Resume()
 	a.kill()
 	a.start()
-	for i := range 10 { // with those before less than the block has
+	for i := range 11 { // with those before: fewer than a quarter of the block are left
 		a.addPod(conflist, fmt.Sprint("pod-away-", i))
 	}
 	if after := a.routes(); after != before || !exists(conflist) {

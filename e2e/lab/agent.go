@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// AgentMetrics is where, inside a node, its fairlead node answers /metrics.
+const AgentMetrics = "127.0.0.1:10254"
+
 // connectTimeout ends a wait in vain.
 const connectTimeout = 20 * time.Second
 
@@ -37,7 +40,7 @@ func (n *Node) startAgent(opts Options) error {
 	// The plugin need not be installed: it is called where it was built.
 	args := []string{"node", "--manifests", n.Manifests(), "--node-name", n.Name,
 		"--cni-bin-dir", "", "--cni-conf-dir", filepath.Dir(n.cniConfig()), "--conf-template", n.confTemplate(),
-		"--ipam-data-dir", n.ipamData()}
+		"--ipam-data-dir", n.ipamData(), "--metrics-bind-address", AgentMetrics}
 	if opts.Macvlan {
 		args = append(args, shimFlags...)
 	}
