@@ -42,9 +42,9 @@ func TestTrafficThroughRestarts(t *testing.T) {
 		{name: "ended", signal: unix.SIGTERM, mode: "ebpf"},
 		{name: "maps of other sizes", signal: unix.SIGTERM, mode: "ebpf", flags: []string{"--map-size", "frontends=1000,backends=4000,flows=100000,datagrams=5000"}},
 		{name: "to iptables", signal: unix.SIGTERM, mode: "iptables", left: "sctp"},
-		{name: "and back", signal: unix.SIGTERM, mode: "ebpf", left: "sctp"},
+		{name: "and back", signal: unix.SIGTERM, mode: "ebpf"},
 		{name: "to iptables, killed", signal: unix.SIGKILL, mode: "iptables", left: "sctp"},
-		{name: "and back, killed", signal: unix.SIGKILL, mode: "ebpf", left: "sctp"},
+		{name: "and back, killed", signal: unix.SIGKILL, mode: "ebpf"},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			tr := c.startTraffic(t, outside)
@@ -103,6 +103,10 @@ func askIn(ctx context.Context, ns *netns.NS, to echo.Endpoint, timeout time.Dur
 func (c cluster) restart(t *testing.T, signal unix.Signal, mode string, flags []string) {
 	t.Helper()
 	node := c.Nodes[0]
+	before, err := node.ProxyLog() // of all proxies that the node has had
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := c.RestartProxy(node, signal, mode, flags...); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +115,7 @@ func (c cluster) restart(t *testing.T, signal unix.Signal, mode string, flags []
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(log, "msg=synced") {
+		if strings.Contains(log[len(before):], "msg=synced") {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -253,8 +257,12 @@ func (tr *traffic) end(t *testing.T, left string) {
 	total := 0
 	for _, kind := range slices.Sorted(maps.Keys(tr.asked)) {
 		total += tr.asked[kind]
-		if failed := tr.failed[kind]; len(failed) > 0 && !mayWait(kind, left) {
-			t.Errorf("%s: %d of %d failed, the first: %s", kind, len(failed), tr.asked[kind], failed[0])
+		if failed := tr.failed[kind]; len(failed) > 0 {
+			say := t.Errorf
+			if mayWait(kind, left) {
+				say = t.Logf
+			}
+			say("%s: %d of %d failed, the first: %s", kind, len(failed), tr.asked[kind], failed[0])
 		}
 		if n := tr.waiting[kind]; n > 0 {
 			t.Logf("%s: %d of %d waited for a second or more", kind, n, tr.asked[kind])
