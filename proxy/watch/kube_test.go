@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	networking "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -22,6 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairlead/fairlead/proxy/service"
 )
 
 // puppet is a Kube whose stores are filled by the test, as reflectors would. The
@@ -354,5 +358,32 @@ func TestKubeWithoutServiceCIDRs(t *testing.T) {
 	}
 	if err := k.Stale(time.Now()); err != nil {
 		t.Error(err)
+	}
+}
+
+// The file that a node keeps has ServiceCIDRs too.
+func TestKubeRemembersServiceCIDRs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	feeds := []feed{nodeFeed(fields.Everything()), serviceCIDRFeed()}
+	before := newKube(feeds)
+	if _, err := before.Remember(path); err != nil {
+		t.Fatal(err)
+	}
+	do(t, kubeStore{before, feeds[0]}.Replace(nil, "1"))
+	do(t, kubeStore{before, feeds[1]}.Replace([]any{&networking.ServiceCIDR{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networking.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}},
+	}}, "1"))
+	if _, err := before.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before.save()
+	after := newKube(feeds)
+	saved, err := after.Remember(path)
+	if err != nil || saved.IsZero() {
+		t.Fatal(saved, err)
+	}
+	r := after.records[Object{Kind: kindServiceCIDR, Name: service.Name{Name: "kubernetes"}}]
+	if r == nil || fmt.Sprint(r.now.value.(*ServiceCIDR).CIDRs) != "[10.96.0.0/16]" {
+		t.Errorf("remembered: %+v", r)
 	}
 }

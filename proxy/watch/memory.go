@@ -243,6 +243,8 @@ func (l memoryObject) decode() (any, error) {
 		return remembered[service.Slice](l.Value)
 	case kindNode:
 		return remembered[service.Node](l.Value)
+	case kindServiceCIDR:
+		return remembered[ServiceCIDR](l.Value)
 	}
 	return nil, errors.New("this kind is not known")
 }
