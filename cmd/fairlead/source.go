@@ -130,13 +130,17 @@ func kubeconfigError(path string, err error) error {
 func logStale(ctx context.Context, kube *watch.Kube, log *slog.Logger) {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
-	said, unsaved := false, false
+	said, recalled, unsaved := false, false, false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-look.C:
 			said = reportStale(kube.Stale(now), said, log)
+			if of := kube.Recalled(); !of.IsZero() && !recalled {
+				log.Warn("the API server has not answered since the start; what counts is what it said before", "of", of)
+				recalled = true
+			}
 			unsaved = reportUnsaved(kube.MemoryError(), unsaved, log)
 		}
 	}

@@ -1,9 +1,12 @@
 package kube_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/e2e/echo"
 	"github.com/fairlead/fairlead/e2e/kube"
@@ -64,6 +67,30 @@ func TestAPIServerHangsAtFirst(t *testing.T) {
 	c.relay.Resume()
 	c.waitFor(lab.NewService("web", webIPv4, webIPv6))
 	c.checkSpread(c.pods...)
+}
+
+// Nodes that boot while the API server is away have nothing in their kernels. They
+// serve what was known before, say so, and follow as soon as they can.
+func TestBootWithoutAPIServer(t *testing.T) {
+	c := newCluster(t)
+	c.must(c.api.Kill())
+	for _, n := range c.Nodes {
+		c.must(c.RestartProxy(n, unix.SIGTERM, "iptables"))
+		for _, iptables := range []string{"iptables", "ip6tables"} {
+			for _, table := range []string{"nat", "filter", "mangle"} {
+				_, err := n.Output(t.Context(), "sh", "-ec", fmt.Sprintf("%[1]s -t %[2]s -F; %[1]s -t %[2]s -X", iptables, table))
+				c.must(err)
+			}
+		}
+	}
+	c.untilLogged("what counts is what it said before")
+	c.waitFor(lab.NewService("web", webIPv4, webIPv6))
+	c.checkSpread(c.pods...)
+
+	c.must(c.api.Restart(t.Context()))
+	c.serve("web", c.pods[2])
+	c.untilOnly(c.pods[2])
+	c.untilLogged("followed again")
 }
 
 // A node whose clock is an hour slow does not trust the API server's new

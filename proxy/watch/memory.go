@@ -117,6 +117,17 @@ func (k *Kube) MemoryError() error {
 	return k.memory.err
 }
 
+// Recalled is of when what is told is, as long as that is, in part, what was
+// remembered; else it is zero.
+func (k *Kube) Recalled() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.memory == nil || k.told.IsZero() || k.allListed() {
+		return time.Time{}
+	}
+	return k.memory.saved
+}
+
 // save writes the file if it lacks something.
 func (k *Kube) save() {
 	m, records, needed := k.toSave()
