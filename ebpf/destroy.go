@@ -57,17 +57,20 @@ func CanEndSockets() error {
 }
 
 // eachNetns calls f with every network namespace that a process is in, until f has
-// no need of more.
+// no need of more. In a container, where processes of others are not to be seen,
+// these are the ones that container runtimes bind to files.
 func eachNetns(f func(fd int) (done bool, err error)) error {
 	seen := map[uint64]bool{}
 	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	for _, path := range paths {
+	bound, _ := filepath.Glob("/run/netns/*") // the pattern is right
+	for _, path := range append(paths, bound...) {
 		file, openErr := os.Open(path)
 		if openErr != nil {
 			continue // the process has ended
 		}
 		var st unix.Stat_t
-		if unix.Fstat(int(file.Fd()), &st) != nil || seen[st.Ino] {
+		var fs unix.Statfs_t // of a namespace, and not of a file that one was bound to
+		if unix.Fstatfs(int(file.Fd()), &fs) != nil || fs.Type != unix.NSFS_MAGIC || unix.Fstat(int(file.Fd()), &st) != nil || seen[st.Ino] {
 			_ = file.Close()
 			continue
 		}

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"strings"
+
+	"github.com/fairlead/fairlead/sysctl"
 )
 
 // Sysctl is a value below /proc/sys. Path has slashes, because the names of
@@ -15,15 +15,15 @@ type Sysctl struct{ Path, Value string }
 // Sysctl reads a value of the namespace. The error wraps fs.ErrNotExist if the
 // kernel has none of that name, as without IPv6.
 func (ns *NS) Sysctl(path string) (string, error) {
-	var value []byte
+	var value string
 	err := ns.do(func() (err error) {
-		value, err = os.ReadFile("/proc/sys/" + path)
+		value, err = sysctl.Read(path)
 		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("read sysctl: %w", err)
 	}
-	return strings.TrimSpace(string(value)), nil
+	return value, nil
 }
 
 // SetSysctls sets values of the namespace in the order given. A value that the
@@ -32,7 +32,7 @@ func (ns *NS) Sysctl(path string) (string, error) {
 func (ns *NS) SetSysctls(values ...Sysctl) error {
 	return ns.do(func() error {
 		for _, v := range values {
-			err := os.WriteFile("/proc/sys/"+v.Path, []byte(v.Value), 0o644)
+			err := sysctl.Write(v.Path, v.Value)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("set sysctl %s=%s: %w", v.Path, v.Value, err)
 			}

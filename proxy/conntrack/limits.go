@@ -7,6 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/sysctl"
 )
 
 // Limits are what the kernel is told of its connection tracking; zero values leave
@@ -19,19 +23,11 @@ type Limits struct {
 	TCPBeLiberal   bool          // segments outside of the window are not invalid
 }
 
-const (
-	sysctls  = "/proc/sys/net/netfilter/nf_conntrack_"
-	hashsize = "/sys/module/nf_conntrack/parameters/hashsize"
-)
-
 // Apply sets the limits in the network namespace of the calling thread. That of
 // flows is only ever raised; it is the whole machine's, and only the first network
 // namespace may set it. What can be set is set, whatever the error says of others.
 func (l Limits) Apply() error {
-	errs := []error{
-		raise(sysctls+"max", l.Flows),
-		raise(hashsize, l.Flows/4), // as many flows in a bucket as the kernel's own default has
-	}
+	errs := []error{limit("max").raise(l.Flows), l.widen()}
 	for name, timeout := range map[string]time.Duration{
 		"tcp_timeout_established": l.TCPEstablished,
 		"tcp_timeout_close_wait":  l.TCPCloseWait,
@@ -39,39 +35,69 @@ func (l Limits) Apply() error {
 		"udp_timeout_stream":      l.UDPStream,
 	} {
 		if timeout > 0 {
-			errs = append(errs, set(sysctls+name, int(timeout.Seconds())))
+			errs = append(errs, limit(name).set(int(timeout.Seconds())))
 		}
 	}
 	if l.TCPBeLiberal {
-		errs = append(errs, set(sysctls+"tcp_be_liberal", 1))
+		errs = append(errs, limit("tcp_be_liberal").set(1))
 	}
 	return errors.Join(errs...)
 }
 
-// raise sets a value that is lower.
-func raise(path string, least int) error {
-	now, err := value(path)
+// widen makes buckets for as many flows in each as the kernel's own default has. In
+// a container they may be out of reach: the kernel only takes longer to find a flow.
+func (l Limits) widen() error {
+	err := number{hashsize, readFile, writeFile}.raise(l.Flows / 4)
+	if errors.Is(err, unix.EROFS) {
+		return nil
+	}
+	return err
+}
+
+const hashsize = "/sys/module/nf_conntrack/parameters/hashsize"
+
+// number is one that the kernel can be told.
+type number struct {
+	path  string
+	read  func(path string) (string, error)
+	write func(path, value string) error
+}
+
+func limit(name string) number {
+	return number{"net/netfilter/nf_conntrack_" + name, sysctl.Read, sysctl.Write}
+}
+
+func readFile(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	return strings.TrimSpace(string(text)), err
+}
+
+func writeFile(path, value string) error { return os.WriteFile(path, []byte(value), 0) }
+
+// raise sets a number that is lower.
+func (n number) raise(least int) error {
+	now, err := n.now()
 	if least == 0 || err == nil && now >= least {
 		return nil
 	}
-	return set(path, least)
+	return n.set(least)
 }
 
-// set writes a value that is another.
-func set(path string, to int) error {
-	if now, err := value(path); err == nil && now == to {
+// set writes a number that is another.
+func (n number) set(to int) error {
+	if now, err := n.now(); err == nil && now == to {
 		return nil
 	}
-	if err := os.WriteFile(path, []byte(strconv.Itoa(to)), 0); err != nil {
+	if err := n.write(n.path, strconv.Itoa(to)); err != nil {
 		return fmt.Errorf("set to %d: %w", to, err)
 	}
 	return nil
 }
 
-func value(path string) (int, error) {
-	text, err := os.ReadFile(path)
+func (n number) now() (int, error) {
+	text, err := n.read(n.path)
 	if err != nil {
 		return 0, err
 	}
-	return strconv.Atoi(strings.TrimSpace(string(text)))
+	return strconv.Atoi(text)
 }

@@ -6,13 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
+
+	"github.com/fairlead/fairlead/sysctl"
 )
 
 // lockWait is how many seconds iptables-restore waits for another program that
@@ -97,12 +98,12 @@ func (t tool) lookForTables() error {
 // tcpBeLiberal says whether the kernel takes TCP segments for valid that are
 // outside of the window.
 func tcpBeLiberal() bool {
-	value, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
-	return err == nil && strings.TrimSpace(string(value)) != "0"
+	value, err := sysctl.Read("net/netfilter/nf_conntrack_tcp_be_liberal")
+	return err == nil && value != "0"
 }
 
 // sysctlLocalnet says whether addresses of 127.0.0.0/8 are routed like others.
-const sysctlLocalnet = "/proc/sys/net/ipv4/conf/all/route_localnet"
+const sysctlLocalnet = "net/ipv4/conf/all/route_localnet"
 
 // localnetWasOn says whether that was on before Fairlead switched it on.
 func (t tool) localnetWasOn() (bool, error) {
@@ -111,8 +112,8 @@ func (t tool) localnetWasOn() (bool, error) {
 		return false, fmt.Errorf("look for the guard of route_localnet: %w", err)
 	}
 	if !guarded {
-		value, err := os.ReadFile(sysctlLocalnet)
-		return err == nil && strings.TrimSpace(string(value)) == "1", nil
+		value, err := sysctl.Read(sysctlLocalnet)
+		return err == nil && value == "1", nil
 	}
 	rules, err := t.ipt.List(filter, chainLocalhost)
 	if err != nil {
@@ -126,7 +127,7 @@ func routeLocalnet(on bool) error {
 	if on {
 		value = "1"
 	}
-	if err := os.WriteFile(sysctlLocalnet, []byte(value), 0); err != nil {
+	if err := sysctl.Write(sysctlLocalnet, value); err != nil {
 		return fmt.Errorf("set route_localnet, for node ports on localhost: %w", err)
 	}
 	return nil
