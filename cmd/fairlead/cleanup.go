@@ -4,17 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead/fairlead/proxy/bpf"
 	"github.com/fairlead/fairlead/proxy/iptables"
+	"github.com/fairlead/fairlead/proxy/kubeproxy"
 )
 
 func cleanupCommand(e env) *cobra.Command {
 	var f backendFlags
 	var confDir string
+	var kubeProxy, yes bool
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove everything that Fairlead programmed into this node's kernel",
@@ -22,9 +28,18 @@ func cleanupCommand(e env) *cobra.Command {
 Services stop working on this node unless another proxy serves them, its pods are
 cut off from those of other nodes, and the container runtime makes no more of them.
 The CNI plugin itself stays: the runtime needs it to remove the pods that there
-are. It may be run at any time and twice.`,
+are. It may be run at any time and twice.
+
+With --kube-proxy it removes what kube-proxy has left in place of that, after asking:
+its chains and tables, in whatever mode it ran. Connections that it led to their
+endpoints go on. What is kubelet's stays.`,
+		Example: `  fairlead cleanup
+  fairlead cleanup --kube-proxy --yes`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if kubeProxy {
+				return cleanupKubeProxy(cmd.Context(), e, yes)
+			}
 			err := cleanupProxy(cmd.Context(), f)
 			var usage usageError
 			if errors.As(err, &usage) {
@@ -39,7 +54,60 @@ are. It may be run at any time and twice.`,
 	}
 	f.register(cmd)
 	cmd.Flags().StringVar(&confDir, "cni-conf-dir", defaultConfDir, "directory of the runtime's network configurations")
+	cmd.Flags().BoolVar(&kubeProxy, "kube-proxy", false, "remove what kube-proxy has left, and nothing of Fairlead")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask before --kube-proxy")
 	return cmd
+}
+
+// cleanupKubeProxy removes what kube-proxy has left, if it does not run any more.
+func cleanupKubeProxy(ctx context.Context, e env, yes bool) error {
+	if pid := runningHere("kube-proxy"); pid != 0 {
+		return fmt.Errorf("kube-proxy runs here (process %d) and would make its rules again: end it first; nothing was changed", pid)
+	}
+	found, err := kubeproxy.Find(ctx)
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		_, err := fmt.Fprintln(e.stdout, "kube-proxy has left nothing")
+		return err
+	}
+	var list []string
+	for _, l := range found {
+		list = append(list, l.What)
+	}
+	if !yes {
+		if err := confirm(e, "cleanup", list, "Services stop working here unless another proxy serves them. Remove?"); err != nil {
+			return err
+		}
+	}
+	for _, l := range found {
+		if err := l.Remove(ctx); err != nil {
+			return err
+		}
+		fmt.Fprintln(e.stdout, "removed", l.What)
+	}
+	return nil
+}
+
+// runningHere is a process of that name in this network namespace, 0 if none is to
+// be seen.
+func runningHere(name string) int {
+	here, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return 0
+	}
+	processes, _ := filepath.Glob("/proc/[0-9]*/comm")
+	for _, file := range processes {
+		comm, err := os.ReadFile(file)
+		dir := filepath.Dir(file)
+		if ns, nsErr := os.Readlink(dir + "/ns/net"); err != nil || nsErr != nil || ns != here || strings.TrimSpace(string(comm)) != name {
+			continue
+		}
+		pid, _ := strconv.Atoi(filepath.Base(dir)) // the pattern has it begin with a digit
+		return pid
+	}
+	return 0
 }
 
 // cleanupProxy removes what 'fairlead proxy' programmed, in whatever mode.

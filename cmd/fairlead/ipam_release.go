@@ -1,17 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/ipam"
 )
@@ -131,28 +127,11 @@ func (f releaseFlags) confirm(e env, found []holding) error {
 	if f.yes {
 		return nil
 	}
-	if !isTerminal(e) {
-		return usagef("release: standard input is no terminal to ask on: confirm by --yes")
-	}
+	var list []string
 	for _, h := range found {
-		fmt.Fprintf(e.stderr, "%s, pod %s, since %s\n", h, orDash(h.lease.Pod), shortTime(h.lease.Since))
+		list = append(list, fmt.Sprintf("%s, pod %s, since %s", h, orDash(h.lease.Pod), shortTime(h.lease.Since)))
 	}
-	fmt.Fprint(e.stderr, "A pod that still runs would share its address with another. Release? [y/N] ")
-	answer, _ := bufio.NewReader(e.stdin).ReadString('\n') // the end of the input is a no
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return nil
-	}
-	return errors.New("release: not confirmed; nothing was changed")
-}
-
-func isTerminal(e env) bool {
-	f, isFile := e.stdin.(*os.File)
-	if !isFile {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return confirm(e, "release", list, "A pod that still runs would share its address with another. Release?")
 }
 
 // release frees what was found, if that is still what is held.

@@ -26,16 +26,16 @@ func otherProxies(ctx context.Context, n Node) []Finding {
 		}
 		out, err := n.Output(ctx, command, "-t", "nat")
 		if chains := strings.Count(string(out), "\n:KUBE-S"); err == nil && chains > 0 {
-			other(fmt.Sprintf("%d chains of kube-proxy (%s)", chains, command), "kube-proxy --cleanup, once it does not run any more")
+			other(fmt.Sprintf("%d chains of kube-proxy (%s)", chains, command), "fairlead cleanup --kube-proxy, once it does not run any more")
 		}
 	}
 	for _, family := range []string{"ip", "ip6"} {
 		if _, err := n.Output(ctx, "nft", "list", "table", family, "kube-proxy"); err == nil {
-			other("nftables table "+family+" kube-proxy", "kube-proxy --cleanup, once it does not run any more")
+			other("nftables table "+family+" kube-proxy", "fairlead cleanup --kube-proxy, once it does not run any more")
 		}
 	}
 	if _, err := netlink.LinkByName("kube-ipvs0"); err == nil {
-		other("link kube-ipvs0 of kube-proxy in mode ipvs", "kube-proxy --cleanup, once it does not run any more")
+		other("link kube-ipvs0 of kube-proxy in mode ipvs", "fairlead cleanup --kube-proxy, once it does not run any more")
 	}
 	return wellUnless(found, "nothing of theirs is here")
 }
