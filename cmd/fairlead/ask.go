@@ -27,8 +27,13 @@ type askFlags struct {
 }
 
 func (f *askFlags) register(cmd *cobra.Command, formats ...string) {
-	f.formats = append([]string{"table"}, formats...)
 	cmd.Flags().StringVar(&f.socket, "socket", defaultSocket, "socket at which the proxy answers (its --inspect-socket)")
+	f.registerOutput(cmd, formats...)
+}
+
+// registerOutput is for commands that print in formats and ask no proxy.
+func (f *askFlags) registerOutput(cmd *cobra.Command, formats ...string) {
+	f.formats = append([]string{"table"}, formats...)
 	cmd.Flags().StringVarP(&f.output, "output", "o", "table", strings.Join(f.formats, ", "))
 }
 

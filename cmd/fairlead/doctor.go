@@ -19,7 +19,8 @@ import (
 var errNotWell = errors.New("something on this node keeps pods or Services from working")
 
 func doctorCommand(e env) *cobra.Command {
-	var confDir, cgroupRoot, output string
+	var confDir, cgroupRoot string
+	var f askFlags
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what keeps pods or Services of this node from working",
@@ -31,7 +32,6 @@ whatever the warnings.`,
   fairlead doctor -o json | jq '.[] | select(.state != "ok")'`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f := askFlags{output: output, formats: []string{"table", "json", "yaml"}}
 			if err := f.check(); err != nil {
 				return err
 			}
@@ -51,7 +51,7 @@ whatever the warnings.`,
 	}
 	cmd.Flags().StringVar(&confDir, "cni-conf-dir", defaultConfDir, "directory of the runtime's network configurations")
 	cmd.Flags().StringVar(&cgroupRoot, "cgroup-root", "", "that of 'fairlead proxy'")
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json, yaml")
+	f.registerOutput(cmd, "json", "yaml")
 	return cmd
 }
 

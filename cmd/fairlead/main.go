@@ -55,6 +55,23 @@ func usagef(format string, args ...any) error {
 
 // run executes a command line and returns the exit code.
 func run(ctx context.Context, args []string, e env) int {
+	root := rootCommand(e)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		fmt.Fprintln(e.stderr, "fairlead:", err)
+		return exitUsage
+	}
+	fmt.Fprintln(e.stderr, "fairlead:", err)
+	return exitFailed
+}
+
+// rootCommand has all commands.
+func rootCommand(e env) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "fairlead",
 		Short:         "Services for the pods of a Kubernetes node",
@@ -69,26 +86,14 @@ func run(ctx context.Context, args []string, e env) int {
 		},
 		Args: cobra.ArbitraryArgs,
 	}
-	root.SetArgs(args)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w: see '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(proxyCommand(e), cleanupCommand(e), ipamCommand(e), nodeCommand(e),
-		statusCommand(e), servicesCommand(e), traceCommand(e), doctorCommand(e), versionCommand(e))
-
-	err := root.ExecuteContext(ctx)
-	var usage usageError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.As(err, &usage):
-		fmt.Fprintln(e.stderr, "fairlead:", err)
-		return exitUsage
-	}
-	fmt.Fprintln(e.stderr, "fairlead:", err)
-	return exitFailed
+		statusCommand(e), servicesCommand(e), traceCommand(e), doctorCommand(e), versionCommand(e), manCommand())
+	return root
 }
 
 func versionCommand(e env) *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -45,7 +46,7 @@ exit code is 0 if all is well with the proxy and 1 if not.`,
 				case <-cmd.Context().Done():
 					return nil
 				case <-time.After(time.Second):
-					fmt.Fprintln(e.stdout)
+					fmt.Fprint(e.stdout, between(isTerminal(e.stdout)))
 				}
 			}
 		},
@@ -63,7 +64,7 @@ func (f *askFlags) status(cmd *cobra.Command, e env) error {
 	}
 	done, err := f.printAs(e.stdout, s)
 	if !done {
-		err = printStatus(e.stdout, s, e.now())
+		err = printStatus(e.stdout, s, e.now(), palette(isTerminal(e.stdout) && os.Getenv("NO_COLOR") == ""))
 	}
 	if err == nil && !s.Healthy() {
 		err = errUnhealthy
@@ -71,20 +72,47 @@ func (f *askFlags) status(cmd *cobra.Command, e env) error {
 	return err
 }
 
-func printStatus(w io.Writer, s inspect.Status, now time.Time) error {
+// between is what divides one status from the next: on a terminal it takes the place
+// of the one before.
+func between(terminal bool) string {
+	if terminal {
+		return "\x1b[H\x1b[2J" // ECMA-48: cursor home, erase the screen
+	}
+	return "\n"
+}
+
+// palette says whether there are colours.
+type palette bool
+
+// The colours of ECMA-48 that mean something here.
+const (
+	red    = 31
+	green  = 32
+	yellow = 33
+)
+
+func (p palette) paint(colour int, text string) string {
+	if !p {
+		return text
+	}
+	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", colour, text)
+}
+
+func printStatus(w io.Writer, s inspect.Status, now time.Time, p palette) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(what, format string, args ...any) {
 		fmt.Fprintf(table, "%s\t%s\n", what, fmt.Sprintf(format, args...))
 	}
-	health := "well"
+	health := p.paint(green, "well")
 	if !s.Healthy() {
-		health = "ill"
+		health = p.paint(red, "ill")
 	}
+	bad := func(what, format string, args ...any) { row(what, "%s", p.paint(yellow, fmt.Sprintf(format, args...))) }
 	row("proxy", "%s: version %s on node %s, up for %s", health, s.Version, s.Node, ago(now, s.Started))
 	row("data path", "%s (%s)", s.Mode, s.Backend)
 	row("objects", "%s", s.Source)
 	if s.Stale != "" {
-		row("", "not followed: %s", s.Stale)
+		bad("", "not followed: %s", s.Stale)
 	}
 	row("kernel", "%s", kernelState(s, now))
 	row("services", "%d destinations, %d pools, %d backends", s.Frontends, s.Pools, s.Backends)
@@ -95,17 +123,17 @@ func printStatus(w io.Writer, s inspect.Status, now time.Time) error {
 	}
 	for _, o := range s.Outcomes {
 		if o.Trouble && o.Count > 0 {
-			row("trouble", "%d %ss: %s", o.Count, o.Path, o.Text)
+			bad("trouble", "%d %ss: %s", o.Count, o.Path, o.Text)
 		}
 	}
 	for _, c := range s.Conflicts {
-		row("conflict", "%s", c)
+		bad("conflict", "%s", c)
 	}
 	for _, name := range s.Quarantined {
-		row("quarantined", "%s: the kernel does not take it; see the proxy's log", name)
+		bad("quarantined", "%s: the kernel does not take it; see the proxy's log", name)
 	}
 	for _, p := range s.Problems {
-		row("left out", "%s", p)
+		bad("left out", "%s", p)
 	}
 	return table.Flush()
 }
