@@ -4,8 +4,9 @@
 # make e2e-kube tests with a real API server, which is built first (some minutes)
 # make e2e-vm  tests in Debian's kernel KERNEL, 6.1 or 6.12, in an emulated machine
 # make lint    what the code must keep to
+# make image   bin/fairlead-image.tar, an OCI image for amd64 and arm64
 .DEFAULT_GOAL := build
-.PHONY: build demo test e2e e2e-kube e2e-vm kubernetes bench bench-kube bench-docs lint generate clean packages
+.PHONY: build image image-root image-programs image-lock man manifests demo test e2e e2e-kube e2e-vm kubernetes bench bench-kube bench-docs lint generate clean packages
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -13,6 +14,32 @@ PROGRAMS := fairlead fairlead-cni fairlead-lab
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
+
+# An archive for 'ctr images import', made without a container engine.
+PLATFORMS := linux/amd64,linux/arm64
+IMAGE := localhost/fairlead:$(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
+comma := ,
+image: image-programs
+	cd deploy && go run ./image --programs ../bin/image --platforms $(PLATFORMS) --version $(VERSION) --name $(IMAGE) --out ../bin/fairlead-image.tar
+
+# The file system of the image for one platform: deploy/Dockerfile's.
+image-root: image-programs
+	cd deploy && go run ./image --programs ../bin/image --platforms $(PLATFORMS) --root ../bin/image/root
+
+image-programs:
+	$(foreach p,$(subst $(comma), ,$(PLATFORMS)),CGO_ENABLED=0 GOOS=linux GOARCH=$(notdir $p) \
+		go build -trimpath -ldflags '$(LDFLAGS)' -o bin/image/$(subst /,-,$p)/ ./cmd/fairlead ./cmd/fairlead-cni &&) true
+
+# What Debian has of iptables today goes into the image.
+image-lock:
+	cd deploy && go run ./image --lock >image/packages.new && mv image/packages.new image/packages.lock
+
+# Manual pages, of section 8.
+man: build
+	bin/fairlead man bin/man
+
+manifests:
+	cd deploy && go run ./manifests
 
 demo: packages build
 	bin/fairlead-lab demo

@@ -16,8 +16,8 @@ import (
 	networking "k8s.io/api/networking/v1"
 	rbac "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
-	"sigs.k8s.io/yaml"
 
 	"github.com/fairlead/fairlead/e2e/lab"
 	"github.com/fairlead/fairlead/e2e/netns"
@@ -222,19 +222,19 @@ func TestNodeWithoutAPIServer(t *testing.T) {
 	})
 }
 
-// grantPools lets fairlead node have pools, as an operator does.
+// grantPools gives whom the tests' kubeconfig names the rights of fairlead node.
 func (a *agent) grantPools() {
 	a.t.Helper()
-	text, err := os.ReadFile("../../deploy/crds/rbac.yaml")
-	a.must(err)
-	role := &rbac.ClusterRole{}
-	a.must(yaml.Unmarshal(text, role))
-	_, err = a.api.Client.RbacV1().ClusterRoles().Create(a.t.Context(), role, metav1.CreateOptions{})
-	a.must(err)
-	_, err = a.api.Client.RbacV1().ClusterRoleBindings().Create(a.t.Context(), &rbac.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
-		RoleRef:    rbac.RoleRef{APIGroup: rbac.GroupName, Kind: "ClusterRole", Name: role.Name},
-		Subjects:   []rbac.Subject{{APIGroup: rbac.GroupName, Kind: rbac.UserKind, Name: "system:kube-proxy"}}, // whom the tests' kubeconfig names
+	const role = "fairlead-node"
+	for _, o := range manifestFile(a.t, "cni-only.yaml") {
+		if o.GetKind() == "ClusterRole" {
+			apply(a.t, a.api, []*unstructured.Unstructured{o}, false)
+		}
+	}
+	_, err := a.api.Client.RbacV1().ClusterRoleBindings().Create(a.t.Context(), &rbac.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role},
+		RoleRef:    rbac.RoleRef{APIGroup: rbac.GroupName, Kind: "ClusterRole", Name: role},
+		Subjects:   []rbac.Subject{{APIGroup: rbac.GroupName, Kind: rbac.UserKind, Name: "system:kube-proxy"}},
 	}, metav1.CreateOptions{})
 	a.must(err)
 }

@@ -31,11 +31,11 @@ var (
 	blocks = schema.GroupVersionResource{Group: poolkube.Group, Version: poolkube.Version, Resource: "ipblocks"}
 )
 
-// installCRDs applies deploy/crds and waits until the API has the kinds.
+// installCRDs applies deploy/chart/crds and waits until the API has the kinds.
 func installCRDs(t *testing.T, client dynamic.Interface) {
 	t.Helper()
 	for _, name := range []string{"ippool", "ipblock"} {
-		text, err := os.ReadFile("../../deploy/crds/" + name + ".yaml")
+		text, err := os.ReadFile("../../deploy/chart/crds/" + name + ".yaml")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,15 +39,17 @@ type Server struct {
 	ns        *netns.NS
 	addr      netip.Addr
 	dir       string
+	flags     []string // of kube-apiserver, besides its usual ones
 	ca        *authority
 	etcd      *Process
 	apiserver *Process
 }
 
 // Start runs an API server inside a namespace, at an address of it, with all its
-// data in an empty directory, and waits until it is ready.
-func Start(ctx context.Context, ns *netns.NS, addr netip.Addr, dir string) (*Server, error) {
-	s := &Server{ns: ns, addr: addr, dir: dir}
+// data in an empty directory, and waits until it is ready. The flags are added to
+// kube-apiserver's.
+func Start(ctx context.Context, ns *netns.NS, addr netip.Addr, dir string, flags ...string) (*Server, error) {
+	s := &Server{ns: ns, addr: addr, dir: dir, flags: flags}
 	if err := s.writeCredentials(); err != nil {
 		return nil, err
 	}
@@ -66,7 +68,7 @@ func (s *Server) startAPIServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.apiserver, err = StartProcess(s.ns, filepath.Join(s.dir, "kube-apiserver.log"), exec.Command(program,
+	s.apiserver, err = StartProcess(s.ns, filepath.Join(s.dir, "kube-apiserver.log"), exec.Command(program, append([]string{
 		"--etcd-servers", etcdURL,
 		"--bind-address", s.addr.String(), "--advertise-address", s.addr.String(), "--secure-port", fmt.Sprint(serverPort),
 		"--tls-cert-file", s.file(certFile), "--tls-private-key-file", s.file(certKey), "--cert-dir", s.dir,
@@ -74,7 +76,8 @@ func (s *Server) startAPIServer(ctx context.Context) error {
 		"--authorization-mode", "RBAC",
 		"--service-account-issuer", "https://kubernetes.default.svc",
 		"--service-account-key-file", s.file(keyFile), "--service-account-signing-key-file", s.file(keyFile),
-		"--service-cluster-ip-range", "10.96.0.0/16,fd00:10:96::/112"))
+		"--service-cluster-ip-range", "10.96.0.0/16,fd00:10:96::/112",
+	}, s.flags...)...))
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/e2e/place"
 	"github.com/fairlead/fairlead/e2e/refplugins"
 )
 
@@ -46,7 +47,7 @@ func TestPodman(t *testing.T) {
 
 // podman is the program in a node, with a place of its own for all that it keeps.
 type podman struct {
-	place *place
+	place *place.Place
 	dir   string
 	image string
 }
@@ -60,7 +61,7 @@ func newPodman(t *testing.T, s *site) *podman {
 	}
 	p := &podman{dir: t.TempDir(), image: "localhost/server:1"}
 	p.configure(t, s.plugin)
-	p.place = newPlace(t, s.node.ns, `
+	p.place = place.New(t, s.node.ns, `
 		mount -t cgroup2 none /sys/fs/cgroup; mount -t tmpfs none /var/lib; mount -t tmpfs none /run; mkdir /run/netns`)
 	if backend := p.run(t, "info", "--format", "{{.Host.NetworkBackend}}"); backend != "cni\n" {
 		t.Skipf("this podman has no CNI, but %s", backend)
@@ -99,7 +100,7 @@ log_driver = "k8s-file"
 // run runs a command of podman's and returns what it printed.
 func (p *podman) run(t *testing.T, args ...string) string {
 	t.Helper()
-	return p.place.run(t, append([]string{
+	return p.place.Run(t, append([]string{
 		"env", "CONTAINERS_CONF=" + filepath.Join(p.dir, "containers.conf"),
 		"podman", "--root", filepath.Join(p.dir, "root"), "--runroot", "/run/podman", "--tmpdir", "/run/podman", "--storage-driver=vfs",
 	}, args...)...)

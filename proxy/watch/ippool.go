@@ -21,7 +21,7 @@ type IPPool struct {
 	Spec IPPoolSpec
 }
 
-// IPPoolSpec has the fields of deploy/crds/ippool.yaml.
+// IPPoolSpec has the fields of deploy/chart/crds/ippool.yaml.
 type IPPoolSpec struct {
 	Subnet     string `json:"subnet"`
 	RangeStart string `json:"rangeStart,omitempty"`
@@ -36,7 +36,7 @@ type IPBlock struct {
 	Spec IPBlockSpec
 }
 
-// IPBlockSpec has the fields of deploy/crds/ipblock.yaml.
+// IPBlockSpec has the fields of deploy/chart/crds/ipblock.yaml.
 type IPBlockSpec struct {
 	Pool    string `json:"pool"`
 	Block   string `json:"block"`

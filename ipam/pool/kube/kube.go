@@ -1,5 +1,5 @@
 // Package kube has pools and blocks in the Kubernetes API, as the objects IPPool
-// and IPBlock (deploy/crds): it watches them for pool.View and writes blocks as
+// and IPBlock (deploy/chart/crds): it watches them for pool.View and writes blocks as
 // pool.API.
 //
 // It decides nothing. What it knows stays as long as the API server is away.
@@ -139,7 +139,7 @@ func run[T any](ctx context.Context, s *Source, resource schema.GroupVersionReso
 	client := s.client.Resource(resource)
 	heard := func(err error) {
 		if apierrors.IsNotFound(err) {
-			err = fmt.Errorf("the API server has no %s.%s: apply deploy/crds", resource.Resource, resource.Group)
+			err = fmt.Errorf("the API server has no %s.%s: apply deploy/chart/crds", resource.Resource, resource.Group)
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()

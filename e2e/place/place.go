@@ -1,4 +1,7 @@
-package plugin
+// Package place gives container runtimes a place in a node of a test, as if that
+// were a machine of its own: they keep what they have where others of this machine
+// keep theirs.
+package place
 
 import (
 	"bufio"
@@ -11,16 +14,15 @@ import (
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
-// place is mount and process namespaces in a node, for a runtime that keeps what it
-// has where others of the machine keep theirs. All that is started in it ends with
-// the test.
-type place struct {
+// Place is mount and process namespaces in a node. All that is started in it ends
+// with the test.
+type Place struct {
 	node *netns.NS
 	pid  string // a process in it
 }
 
-// newPlace has a script in shell make the mounts.
-func newPlace(t *testing.T, node *netns.NS, mounts string) *place {
+// New has a script in shell make the mounts.
+func New(t *testing.T, node *netns.NS, mounts string) *Place {
 	t.Helper()
 	unshare := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
 		"sh", "-e", "-c", mounts+"\necho ready\nexec sleep infinity")
@@ -41,23 +43,23 @@ func newPlace(t *testing.T, node *netns.NS, mounts string) *place {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &place{node, strings.TrimSpace(string(child))}
+	return &Place{node, strings.TrimSpace(string(child))}
 }
 
 // command is a command in the place, to be run in the node.
-func (p *place) command(args ...string) []string {
+func (p *Place) command(args ...string) []string {
 	return append([]string{"nsenter", "--target", p.pid, "--mount", "--pid"}, args...)
 }
 
-// run runs a command and returns what it printed.
-func (p *place) run(t *testing.T, args ...string) string {
+// Run runs a command and returns what it printed.
+func (p *Place) Run(t *testing.T, args ...string) string {
 	t.Helper()
 	command := p.command(args...)
 	return p.node.RunT(t, command[0], command[1:]...)
 }
 
-// start runs a command that goes on, and returns how to wait for its end.
-func (p *place) start(t *testing.T, args ...string) (wait func() error) {
+// Start runs a command that goes on, and returns how to wait for its end.
+func (p *Place) Start(t *testing.T, args ...string) (wait func() error) {
 	t.Helper()
 	command := p.command(args...)
 	process := exec.CommandContext(t.Context(), command[0], command[1:]...)
