@@ -109,7 +109,11 @@ func pinned(root, name string) (*ebpf.Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := ebpf.LoadPinnedMap(filepath.Join(root, "maps", name), nil)
+	path := filepath.Join(root, "maps", name)
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil, nil // who may not use BPF is refused before the kernel looks for the path
+	}
+	m, err := ebpf.LoadPinnedMap(path, nil)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EINVAL) { // or it is in no bpf file system
 		return nil, nil
 	}
