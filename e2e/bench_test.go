@@ -115,7 +115,7 @@ func TestBenchUsage(t *testing.T) {
 		"suite":        {[]string{"--suite", "slow"}, `run suite "slow": allowed are quick and full`},
 		"blocks":       {[]string{"--blocks", "1"}, "measure 1 blocks: at least 2 are needed"},
 		"reference":    {[]string{"--reference", "/opt/cni/bin"}, "compare with the reference plugins of --reference: they are measured with --cni only"},
-		"word":         {[]string{"ebpf"}, `measure "ebpf": allowed are cni and compare, or none`},
+		"word":         {[]string{"ebpf"}, `measure "ebpf": allowed are cni, routes and compare, or none`},
 		"directory":    {[]string{"--out", filepath.Join(file, "x")}, "make directory for the results: mkdir " + file + ": not a directory"},
 		"no programs":  {[]string{"--bin-dir", filepath.Dir(file)}, "find program fairlead in " + filepath.Dir(file) + ": run make build first"},
 		"compare one":  {[]string{"compare", file}, "accepts 2 arg(s), received 1"},

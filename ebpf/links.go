@@ -261,7 +261,7 @@ func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
 	if old != nil {
 		defer func() { _ = old.Close() }()
 		if program != nil && !s.clsact && onLink(old, index) {
-			return old.Update(program)
+			return ignoreSame(old.Update(program))
 		}
 	}
 	if s.clsact {
@@ -276,6 +276,15 @@ func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
 		}
 	}
 	return attachFilter(s.kernel, index, side, nil) // of a process that had those
+}
+
+// ignoreSame: the kernel does not replace a program by itself, as when the CNI plugin
+// has attached it.
+func ignoreSame(err error) error {
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
 }
 
 // takeOff removes a link, which may be nil.

@@ -68,8 +68,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	labtest.AddPod(t, l, l.Nodes[0], "one")
 	labtest.AddPod(t, l, l.Nodes[1], "two")
 	owned := ownedBy(t, l.ID)
-	if len(owned.mounts) != 5 || len(owned.processes) < 6 { // more where a proxy runs iptables just now
-		t.Fatalf("before: %d mounts and %d processes, want 5 namespaces, 2 programs for each of 2 nodes and 2 servers",
+	if len(owned.mounts) != 7 || len(owned.processes) < 6 { // more where a proxy runs iptables just now
+		t.Fatalf("before: %d mounts and %d processes, want 5 namespaces and 2 BPF file systems, 2 programs for each of 2 nodes and 2 servers",
 			len(owned.mounts), len(owned.processes))
 	}
 	if err := l.Close(); err != nil {

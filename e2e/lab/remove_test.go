@@ -154,8 +154,8 @@ func TestKeptLabOutlivesItsBuilder(t *testing.T) {
 		t.Fatal(err)
 	}
 	owned := ownedBy(t, b.id)
-	if len(owned.mounts) != 8 || len(owned.processes) != 9 {
-		t.Errorf("%d mounts and %d processes, want 8 namespaces, 2 programs for each of 2 nodes and 5 servers",
+	if len(owned.mounts) != 10 || len(owned.processes) != 9 {
+		t.Errorf("%d mounts and %d processes, want 8 namespaces and 2 BPF file systems, 2 programs for each of 2 nodes and 5 servers",
 			len(owned.mounts), len(owned.processes))
 	}
 	i := slices.IndexFunc(list(t), func(s lab.State) bool { return s.ID == b.id })
