@@ -268,16 +268,40 @@ func (d *DataPath) SetPodLinks(isPod func(name string) bool) error {
 // be called again; then it mends what others have removed.
 //
 // Flows that begin while the programs flip to new maps are carried over too, a moment
-// later.
+// later. To a packet that is faster than that the flow is not known.
 func (d *DataPath) Publish() error {
 	// From then on the CNI plugin attaches to new links; those before are ours to find.
 	pinPrograms := func() error { return d.links.pinPrograms(d.config.Root) }
-	for _, step := range []func() error{d.carryFlows, d.attachSockets, d.links.attach, pinPrograms, d.carryFlows, d.pinMaps, d.dropOld} {
+	for _, step := range []func() error{d.carryFlows, d.attachSockets, d.attachLinks, pinPrograms, d.carryFlows, d.pinMaps, d.dropOld} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// attachLinks flips the programs of packets, one link after the other. Flows that
+// programs which have not flipped begin in the meantime are carried over all the time.
+func (d *DataPath) attachLinks() error {
+	if len(d.old) == 0 {
+		return d.links.attach()
+	}
+	attached, carried := make(chan struct{}), make(chan error)
+	go func() {
+		var err error
+		for more := true; more && err == nil; {
+			select {
+			case <-attached:
+				more = false
+			default:
+			}
+			err = d.carryFlows()
+		}
+		carried <- err
+	}()
+	err := d.links.attach()
+	close(attached)
+	return errors.Join(err, <-carried)
 }
 
 // pinMaps comes after the programs flip: if we end in between, the next process
