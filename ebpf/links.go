@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -252,8 +253,19 @@ func (s *links) attachLink(l netlink.Link, r role) error {
 	return nil
 }
 
-// attachSide makes program, or with nil none, the one that runs there.
+// attachSide makes program, or with nil none, the one that runs there. The kernel has a
+// program at one place once, and the CNI plugin may have attached it a moment ago: then
+// its link is pinned, or goes, in the next moment.
 func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
+	for deadline := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+		err := s.attachOnce(index, side, program)
+		if !errors.Is(err, unix.EEXIST) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func (s *links) attachOnce(index int, side side, program *ebpf.Program) error {
 	old, err := link.LoadPinnedLink(s.pin(index, side), nil)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -261,7 +273,7 @@ func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
 	if old != nil {
 		defer func() { _ = old.Close() }()
 		if program != nil && !s.clsact && onLink(old, index) {
-			return ignoreSame(old.Update(program))
+			return update(old, program)
 		}
 	}
 	if s.clsact {
@@ -278,10 +290,19 @@ func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
 	return attachFilter(s.kernel, index, side, nil) // of a process that had those
 }
 
-// ignoreSame: the kernel does not replace a program by itself, as when the CNI plugin
-// has attached it.
-func ignoreSame(err error) error {
-	if errors.Is(err, unix.EEXIST) {
+// update makes program the one of a link. The kernel does not replace a program by
+// itself.
+func update(l link.Link, program *ebpf.Program) error {
+	err := l.Update(program)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	has, infoErr := l.Info()
+	wanted, wantedErr := program.Info()
+	if infoErr != nil || wantedErr != nil {
+		return errors.Join(infoErr, wantedErr)
+	}
+	if id, ok := wanted.ID(); ok && has.Program == id {
 		return nil
 	}
 	return err
@@ -308,10 +329,7 @@ func (s *links) attachTCX(index int, side side, program *ebpf.Program) error {
 	}
 	err = made.Pin(s.pin(index, side))
 	_ = made.Close()
-	if errors.Is(err, os.ErrExist) { // the CNI plugin was faster
-		return s.attachSide(index, side, program)
-	}
-	return err
+	return err // EEXIST: the CNI plugin was faster
 }
 
 // pinPrograms gives the CNI plugin the program that new ports need, in the place of

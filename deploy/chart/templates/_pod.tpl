@@ -52,6 +52,8 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "fairlead.mounts" -}}
 # Here 'fairlead status' and the like find the proxy, also those outside of the pod.
 - {name: run, mountPath: /run/fairlead}
+# What the API server said last, for a node that boots while it is away.
+- {name: state, mountPath: /var/lib/fairlead}
 - {name: xtables-lock, mountPath: /run/xtables.lock}
 # Without privileges /proc/sys is read-only.
 - {name: sysctls, mountPath: /host/proc/sys/net}
@@ -64,6 +66,7 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- define "fairlead.volumes" -}}
 - {name: run, hostPath: {path: /run/fairlead, type: DirectoryOrCreate}}
+- {name: state, hostPath: {path: /var/lib/fairlead, type: DirectoryOrCreate}}
 - {name: xtables-lock, hostPath: {path: /run/xtables.lock, type: FileOrCreate}}
 - {name: sysctls, hostPath: {path: /proc/sys/net, type: Directory}}
 - {name: netns, hostPath: {path: /run/netns, type: DirectoryOrCreate}}
