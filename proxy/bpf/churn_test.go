@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	gosync "sync"
 	"syscall"
@@ -85,6 +86,7 @@ func newChurn(t *testing.T) *churn {
 	group := cgroup.NewT(t)
 	c.node.Join(group)
 	c.node.RunT(t, "ip", "link", "set", "lo", "up")
+	inhabit(t, c.node)
 	for i := range churnBackends {
 		a := netip.AddrFrom4([4]byte{10, 200, 0, byte(i + 1)})
 		c.addrs = append(c.addrs, a)
@@ -104,6 +106,17 @@ func newChurn(t *testing.T) *churn {
 	c.backend = startIn(t, c.node, Config{Root: t.TempDir() + "/bpf", CgroupRoot: group.Path})
 	sync(t, c.backend, c.resolver, service.Change{})
 	return c
+}
+
+// inhabit has a process be in a namespace, as a pod has: by its processes the
+// namespaces are found in which sockets are ended.
+func inhabit(t *testing.T, ns *netns.NS) {
+	t.Helper()
+	cmd := exec.Command("sleep", "infinity")
+	if err := ns.Do(cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
 }
 
 // slice is the Service's endpoints but for one.

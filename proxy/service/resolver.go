@@ -2,6 +2,7 @@ package service
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -155,14 +156,27 @@ func (r *Resolver) Apply(u Update) Change {
 
 // replaceAll resolves Services anew.
 func (r *Resolver) replaceAll(dirty map[Name]bool) Change {
-	d := differ{frontends: map[Key]bool{}, pools: map[PoolID]bool{}, checks: map[Name]bool{}}
+	d := differ{frontends: map[Key]*Frontend{}, pools: map[PoolID]bool{}, checks: map[Name]bool{}}
 	for name := range dirty {
 		r.replace(name, &d)
 	}
 	return Change{
-		Frontends:    slices.SortedFunc(maps.Keys(d.frontends), Key.Compare),
+		Frontends:    slices.SortedFunc(r.changed(d.frontends), Key.Compare),
 		Pools:        slices.SortedFunc(maps.Keys(d.pools), PoolID.Compare),
 		HealthChecks: slices.SortedFunc(maps.Keys(d.checks), Name.Compare),
+	}
+}
+
+// changed are the keys of frontends that are others than they were. What Services
+// take from each other, one after the other, may end as it began.
+func (r *Resolver) changed(were map[Key]*Frontend) iter.Seq[Key] {
+	return func(yield func(Key) bool) {
+		for key, was := range were {
+			is, ok := r.table.Frontends[key]
+			if same := was == nil && !ok || was != nil && ok && was.equal(is); !same && !yield(key) {
+				return
+			}
+		}
 	}
 }
 
@@ -248,7 +262,7 @@ func (r *Resolver) here() place {
 
 // differ collects what changes in a Table.
 type differ struct {
-	frontends map[Key]bool
+	frontends map[Key]*Frontend // as they were; nil: there was none
 	pools     map[PoolID]bool
 	checks    map[Name]bool
 }
@@ -343,7 +357,13 @@ func (r *Resolver) claim(svc Name, key Key, now rows, d *differ) {
 	default:
 		r.table.Frontends[key] = frontend
 	}
-	d.frontends[key] = true
+	if _, ok := d.frontends[key]; ok {
+		return
+	}
+	d.frontends[key] = nil
+	if had {
+		d.frontends[key] = &before
+	}
 }
 
 // claims are those on a destination, the winner first.
