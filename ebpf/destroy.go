@@ -15,8 +15,9 @@ import (
 var ErrCannotEnd = errors.New("the kernel cannot end sockets of others")
 
 // EndSockets ends sockets, given by their cookies: reads fail with ECONNABORTED, and
-// writes to UDP ones with EDESTADDRREQ, as those who own them may connect again. Sockets whose network namespace no process is in are left. The
-// error may wrap ErrCannotEnd.
+// writes to UDP ones with EDESTADDRREQ, as those who own them may connect again.
+// Sockets whose network namespace no process is in are left. The error may wrap
+// ErrCannotEnd.
 func EndSockets(sockets map[uint64]Peer) error {
 	ending := map[uint64]map[uint64]Peer{} // network namespace → socket → its peer
 	for cookie, peer := range sockets {

@@ -139,7 +139,7 @@ func (d *DataPath) load() error {
 
 // setConstants says what programs are told once, at load.
 func setConstants(variables map[string]*ebpf.VariableSpec) error {
-	cookie, err := netnsCookie()
+	cookie, err := pins.NetnsCookie()
 	if err != nil {
 		return err
 	}
@@ -353,21 +353,6 @@ func (d *DataPath) Close() error {
 
 func (d *DataPath) pin(names ...string) string {
 	return filepath.Join(append([]string{d.config.Root}, names...)...)
-}
-
-// netnsCookie is the cookie of the calling thread's network namespace (kernel
-// 5.14).
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = unix.Close(fd) }()
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("ask for the network namespace's cookie: %w", err)
-	}
-	return cookie, nil
 }
 
 // String says where the data path is attached, for logs.

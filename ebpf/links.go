@@ -335,7 +335,7 @@ func (s *links) attachTCX(index int, side side, program *ebpf.Program) error {
 // pinPrograms gives the CNI plugin the program that new ports need, in the place of
 // an earlier one, in one step. Without tcx it takes it away.
 func (s *links) pinPrograms(root string) error {
-	cookie, err := netnsCookie()
+	cookie, err := pins.NetnsCookie()
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func None(root string) bool {
 // calling thread. Where nothing is pinned for that it does nothing; nor does it on
 // kernels before 6.6, where the proxy does when it hears of the port.
 func AttachPort(root string, index int) error {
-	cookie, err := netnsCookie()
+	cookie, err := NetnsCookie()
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,8 @@ func AttachPort(root string, index int) error {
 	return nil
 }
 
-func netnsCookie() (uint64, error) {
+// NetnsCookie is the cookie of the calling thread's network namespace (kernel 5.14).
+func NetnsCookie() (uint64, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, err

@@ -170,8 +170,7 @@ func (w *world) lead(ctx context.Context, limit time.Duration) (time.Duration, e
 
 // replace ends the proxy and starts another, while connections are made.
 func (w *world) replace(ctx context.Context, limit time.Duration, end func(), other func() *exec.Cmd) (bench.Sample, error) {
-	sample := bench.Sample{}
-	loss, err := w.steadily(ctx, func() error {
+	return w.steadily(ctx, func(sample bench.Sample) error {
 		end()
 		return w.timed(sample, func() error {
 			took, err := w.start(ctx, limit, other())
@@ -179,11 +178,6 @@ func (w *world) replace(ctx context.Context, limit time.Duration, end func(), ot
 			return err
 		})
 	})
-	if err != nil {
-		return nil, err
-	}
-	sample[failed], sample[longest] = []float64{float64(loss.Failed)}, []float64{loss.LongestMs}
-	return sample, nil
 }
 
 // switchModes has the proxy go over to Fairlead's other mode and back. There is
@@ -192,8 +186,7 @@ func (w *world) switchModes(ctx context.Context, limit time.Duration) (bench.Sam
 	if w.otherMode == "" {
 		return nil, nil
 	}
-	sample := bench.Sample{}
-	loss, err := w.steadily(ctx, func() error {
+	return w.steadily(ctx, func(sample bench.Sample) error {
 		w.stopProxy()
 		if _, err := w.start(ctx, limit, w.fairleadCommand(w.otherMode)); err != nil {
 			return err
@@ -203,23 +196,23 @@ func (w *world) switchModes(ctx context.Context, limit time.Duration) (bench.Sam
 		sample[warm] = []float64{milliseconds(took)}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	sample[failed], sample[longest] = []float64{float64(loss.Failed)}, []float64{loss.LongestMs}
-	return sample, nil
 }
 
 // steadily does something while a pod makes connections at a steady rate, and one
-// goes on all the time.
-func (w *world) steadily(ctx context.Context, do func() error) (*load.Loss, error) {
+// goes on all the time. It adds to the sample what became of those.
+func (w *world) steadily(ctx context.Context, do func(bench.Sample) error) (bench.Sample, error) {
 	vip := netip.AddrPortFrom(webVIP[0], vipPort)
 	if err := w.pod.tell(load.Order{What: load.OrderSteady, To: vip}); err != nil {
 		return nil, err
 	}
-	done := do()
+	sample := bench.Sample{}
+	done := do(sample)
 	r, err := w.pod.order(ctx, load.Order{What: load.OrderStop})
-	return r.Loss, errors.Join(done, err)
+	if err := errors.Join(done, err); err != nil {
+		return nil, err
+	}
+	sample[failed], sample[longest] = []float64{float64(r.Loss.Failed)}, []float64{r.Loss.LongestMs}
+	return sample, nil
 }
 
 // start starts a proxy and returns how long it took until it had programmed
