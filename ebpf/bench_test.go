@@ -17,6 +17,12 @@ func BenchmarkPacket(b *testing.B) {
 		for _, word := range []string{"tcp", "udp", "sctp"} {
 			w := first(protocols[word], port(f.client, 40000), port(f.vip, 80))
 			later(&w)
+			n.put(n.Begun, uint32(0), uint32(0))
+			b.Run("no Service, no flow/"+name+"/"+word, func(b *testing.B) {
+				w := w
+				w.dst = port(f.far, 9)
+				n.bench(b, w)
+			})
 			b.Run("hit/"+name+"/"+word, func(b *testing.B) {
 				n.toAndFro(w, port(f.backend, 8080))
 				n.bench(b, w)
@@ -39,6 +45,7 @@ func later(w *wire) {
 
 func (n *node) toAndFro(w wire, backend netip.AddrPort) {
 	n.Helper()
+	n.put(n.Begun, uint32(0), uint32(1))
 	for i, dst := range []netip.AddrPort{w.dst, backend} {
 		other := []netip.AddrPort{backend, w.dst}[i]
 		n.service(uint32(20+i), dst, w.protocol, forward, 0, other)

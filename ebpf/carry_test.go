@@ -71,6 +71,10 @@ func TestCarry(t *testing.T) {
 			if err := d.Flows.Lookup(key, &got); err != nil || got != want {
 				t.Errorf("got %+v, %v; want %+v", got, err, want)
 			}
+			var begun uint32
+			if err := d.Begun.Lookup(uint32(0), &begun); err != nil || begun == 0 {
+				t.Errorf("programs are told that no flow has begun: %v", err)
+			}
 			if err := d.Close(); err != nil {
 				t.Error(err)
 			}

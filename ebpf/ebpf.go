@@ -245,7 +245,7 @@ func (d *DataPath) carryFlows() error {
 			return fmt.Errorf("carry rows of %s over: %w", name, err)
 		}
 	}
-	return nil
+	return d.noteFlows()
 }
 
 // dropOld lets go of the maps that no program reads any more.

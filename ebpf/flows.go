@@ -41,6 +41,9 @@ func (d *DataPath) PutFlow(key FlowKey, forward Flow) error {
 	reply.To = bpfTuple{Src: key.Tuple.Dst, Dst: key.Tuple.Src}
 	replyKey := FlowKey{Tuple: bpfTuple{Src: forward.To.Dst, Dst: forward.To.Src}, Protocol: key.Protocol}
 	reply.Check = checkOf(replyKey)
+	if err := d.Begun.Put(uint32(0), uint32(1)); err != nil {
+		return fmt.Errorf("write to %s: %w", d.Begun, err)
+	}
 	if err := d.Flows.Update(&replyKey, &reply, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("write to %s: %w", d.Flows, err)
 	}
@@ -48,6 +51,16 @@ func (d *DataPath) PutFlow(key FlowKey, forward Flow) error {
 		return fmt.Errorf("write to %s: %w", d.Flows, err)
 	}
 	return nil
+}
+
+// noteFlows tells programs that there are flows, if there are: of a version that did not.
+func (d *DataPath) noteFlows() error {
+	var key FlowKey
+	err := d.Flows.NextKey(nil, &key)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
+	}
+	return errors.Join(err, d.Begun.Put(uint32(0), uint32(1)))
 }
 
 // checkOf is check_of of c/conn.h.

@@ -62,6 +62,7 @@ func tryRefused(n *node, f family, protocol uint8) {
 	vip := port(f.vip, 90)
 	n.service(2, vip, protocol, Path{Verdict: Reject}, 0)
 	in := n.from("pod", first(protocol, port(f.client, 40000), vip))
+	in.hops = 3 // the answer has more
 	if protocol == unix.IPPROTO_TCP {
 		in.payload = []byte("TCP Fast Open")
 	}

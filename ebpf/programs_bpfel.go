@@ -311,6 +311,7 @@ const (
 const (
 	bpfMapAffinities        = "affinities"
 	bpfMapBackends          = "backends"
+	bpfMapBegun             = "begun"
 	bpfMapConnected         = "connected"
 	bpfMapDatagrams         = "datagrams"
 	bpfMapFlows             = "flows"
@@ -415,6 +416,7 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	Affinities      *ebpf.MapSpec `ebpf:"affinities"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Begun           *ebpf.MapSpec `ebpf:"begun"`
 	Connected       *ebpf.MapSpec `ebpf:"connected"`
 	Datagrams       *ebpf.MapSpec `ebpf:"datagrams"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
@@ -469,6 +471,7 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	Affinities      *ebpf.Map `ebpf:"affinities"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Begun           *ebpf.Map `ebpf:"begun"`
 	Connected       *ebpf.Map `ebpf:"connected"`
 	Datagrams       *ebpf.Map `ebpf:"datagrams"`
 	Flows           *ebpf.Map `ebpf:"flows"`
@@ -494,6 +497,7 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Affinities,
 		m.Backends,
+		m.Begun,
 		m.Connected,
 		m.Datagrams,
 		m.Flows,

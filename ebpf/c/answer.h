@@ -14,6 +14,7 @@
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -33,28 +34,19 @@ static __always_inline bool turn_round(struct __sk_buff *skb, const struct packe
 	if (bpf_skb_change_tail(skb, p->l4 + l4_len, 0))
 		return false;
 	struct tuple back = reversed(&p->key.tuple);
-	if (p->v6) {
-		struct ipv6hdr *ip = at(skb, p->l3, sizeof(*ip));
-		if (!ip)
-			return false;
-		ip->payload_len = bpf_htons(p->l4 + l4_len - p->l3 - sizeof(*ip));
-		ip->hop_limit = ANSWER_HOPS;
-		return write_v6(skb, p, &back, 0);
-	}
-	struct iphdr *ip = at(skb, p->l3, sizeof(*ip));
+	__be16 length = bpf_htons(p->l4 + l4_len - p->l3 - (p->v6 ? sizeof(struct ipv6hdr) : 0));
+	if (p->v6)
+		return put(skb, p->l3 + offsetof(struct ipv6hdr, payload_len), &length, sizeof(length)) &&
+		       write_v6(skb, p, &back, p->ttl - ANSWER_HOPS);
+	const struct iphdr *ip = at(skb, p->l3, sizeof(*ip));
 	if (!ip)
 		return false;
-	__u64 sum = (__u16)~ip->check;
-	__be16 total = bpf_htons(p->l4 + l4_len - p->l3), *ttl = (__be16 *)&ip->ttl, had = *ttl;
-	sum = replace(sum, ip->tot_len, total);
-	sum = replace(sum, ip->id, 0);
-	sum = replace(sum, ip->frag_off, bpf_htons(IP_DONT));
-	ip->ttl = ANSWER_HOPS;
-	ip->check = ~fold16(replace(sum, had, *ttl));
-	ip->tot_len = total;
-	ip->id = 0;
-	ip->frag_off = bpf_htons(IP_DONT);
-	return write_v4(skb, p, &back, 0, 0);
+	struct {
+		__be16 length, id, fragment;
+	} middle = {length, 0, bpf_htons(IP_DONT)};
+	__u64 sum = replace(replace(replace(0, ip->tot_len, length), ip->id, 0), ip->frag_off, middle.fragment);
+	return put(skb, p->l3 + offsetof(struct iphdr, tot_len), &middle, sizeof(middle)) &&
+	       write_v4(skb, p, &back, sum, p->ttl - ANSWER_HOPS);
 }
 
 // The pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1) of a packet with
@@ -84,20 +76,12 @@ __noinline int reset(struct __sk_buff *skb, const struct packet *p)
 	__be32 ack = has_ack ? 0 : bpf_htonl(bpf_ntohl(tcp->seq) + length);
 	if (!turn_round(skb, p, sizeof(struct tcphdr)))
 		return false;
-	struct tcphdr *rst = at(skb, p->l4, sizeof(*rst));
-	if (!rst)
-		return false;
-	__u16 pseudo = fold16(pseudo_header(p, IPPROTO_TCP, sizeof(*rst)));
-	__be32 *words = (__be32 *)rst; // ports, sequence, acknowledgement, flags and window, checksum and urgent pointer
-	words[0] = p->key.tuple.dst.port | (__u32)p->key.tuple.src.port << 16;
-	words[1] = seq;
-	words[2] = ack;
-	words[3] = bpf_htonl((sizeof(*rst) / 4) << 28 | (has_ack ? TCP_RST : TCP_RST | TCP_ACK) << 16);
-	words[4] = 0;
-	__u64 sum = (__u64)words[0] + seq + ack + words[3] + pseudo + pseudo;
-	rst->window = ~fold16(sum);
-	rst->check = pseudo;
-	return true;
+	__u16 pseudo = fold16(pseudo_header(p, IPPROTO_TCP, sizeof(struct tcphdr)));
+	__be32 flags = bpf_htonl((sizeof(struct tcphdr) / 4) << 28 | (has_ack ? TCP_RST : TCP_RST | TCP_ACK) << 16);
+	__u32 ports = p->key.tuple.dst.port | (__u32)p->key.tuple.src.port << 16;
+	__u16 window = ~fold16((__u64)ports + seq + ack + flags + pseudo + pseudo);
+	__be32 rst[] = {ports, seq, ack, flags | (__u32)window << 16, pseudo}; // and no urgent pointer
+	return put(skb, p->l4, rst, sizeof(rst));
 }
 
 // abort_init answers an INIT (RFC 9260, section 8.4).
@@ -105,30 +89,29 @@ __noinline int abort_init(struct __sk_buff *skb, const struct packet *p)
 {
 	if (!p)
 		return NEVER;
-	struct {
+	const struct {
 		struct sctphdr header;
 		__be32 tag; // that the sender wants to see
 	} *init = at(skb, p->l4, sizeof(*init));
 	if (!init)
 		return false;
 	__be32 tag = init->tag;
+	bool summed = init->header.checksum;
 	if (!turn_round(skb, p, sizeof(struct sctphdr)))
 		return false;
-	struct sctphdr *abort = at(skb, p->l4, sizeof(*abort));
-	if (!abort)
-		return false;
-	__u32 ports = p->key.tuple.dst.port | (__u32)p->key.tuple.src.port << 16;
-	*(__u32 *)abort = ports;
-	abort->tag = tag;
-	abort->chunk = SCTP_ABORT;
-	abort->flags = 0;
-	abort->length = bpf_htons(4);
-	if (abort->checksum) {
+	struct sctphdr abort = {
+		.source = p->key.tuple.dst.port,
+		.dest = p->key.tuple.src.port,
+		.tag = tag,
+		.chunk = SCTP_ABORT,
+		.length = bpf_htons(4),
+	};
+	if (summed) {
 		// The CRC32c of the packet with zeros in place of ports and tag.
 		const __u32 bare = 0x41af1f87;
-		abort->checksum = bare ^ crc_change(ports, 16) ^ crc_change(tag, 12);
+		abort.checksum = bare ^ crc_change(abort.source | (__u32)abort.dest << 16, 16) ^ crc_change(tag, 12);
 	}
-	return true;
+	return put(skb, p->l4, &abort, sizeof(abort));
 }
 
 // QUOTE is how much of the IP headers, and how much behind them, an ICMP error has
@@ -163,11 +146,12 @@ static __always_inline int quote(struct __sk_buff *skb, const struct packet *p, 
 	__u32 field = p->key.protocol == IPPROTO_UDP ? 6 : p->key.protocol == IPPROTO_TCP ? 16 : 0;
 	if (!field)
 		return fold16((__u32)headers + (__u32)rest);
-	__u16 *check = at(skb, p->l4 + field, sizeof(*check));
-	if (!check)
+	const __u16 *had = at(skb, p->l4 + field, sizeof(*had));
+	if (!had)
 		return -1;
-	__u16 r = half(fold16(replace(rest, *check, 0)));
-	*check = ~r;
+	__u16 r = half(fold16(replace(rest, *had, 0))), check = ~r;
+	if (!put(skb, p->l4 + field, &check, sizeof(check)))
+		return -1;
 	return fold16((__u32)headers + r);
 }
 
@@ -183,46 +167,37 @@ struct icmp6 {
 
 static __always_inline bool write_icmp4(struct __sk_buff *skb, const struct packet *p, struct icmp_header icmp, __u32 quoted, __u16 sum)
 {
-	struct icmp4 *out = at(skb, p->l3, sizeof(*out));
-	if (!out)
-		return false;
-	__u32 total = sizeof(*out) + quoted;
-	struct iphdr ip = {
-		.version = 4,
-		.ihl = sizeof(ip) / 4,
-		.tot_len = bpf_htons(total),
-		.frag_off = bpf_htons(IP_DONT),
-		.ttl = ANSWER_HOPS,
-		.protocol = IPPROTO_ICMP,
-		.saddr = p->key.tuple.dst.addr.w[3],
-		.daddr = p->key.tuple.src.addr.w[3],
+	struct icmp4 out = {
+		.ip = {
+			.version = 4,
+			.ihl = sizeof(out.ip) / 4,
+			.tot_len = bpf_htons(sizeof(out) + quoted),
+			.frag_off = bpf_htons(IP_DONT),
+			.ttl = ANSWER_HOPS,
+			.protocol = IPPROTO_ICMP,
+			.saddr = p->key.tuple.dst.addr.w[3],
+			.daddr = p->key.tuple.src.addr.w[3],
+		},
+		.icmp = icmp,
 	};
-	const __be32 *w = (const __be32 *)&ip;
-	ip.check = ~fold16((__u64)w[0] + w[1] + w[2] + w[3] + w[4]);
-	w = (const __be32 *)&icmp;
-	icmp.checksum = ~fold16((__u64)sum + w[0] + w[1]);
-	out->ip = ip;
-	out->icmp = icmp;
-	return true;
+	const __be32 *w = (const __be32 *)&out;
+	out.ip.check = ~fold16((__u64)w[0] + w[1] + w[2] + w[3] + w[4]);
+	out.icmp.checksum = ~fold16((__u64)sum + w[5] + w[6]);
+	return put(skb, p->l3, &out, sizeof(out));
 }
 
 static __always_inline bool write_icmp6(struct __sk_buff *skb, const struct packet *p, struct icmp_header icmp, __u32 quoted, __u16 sum)
 {
-	struct icmp6 *out = at(skb, p->l3, sizeof(*out));
-	if (!out)
-		return false;
-	__u32 payload = sizeof(out->icmp) + quoted;
+	__u32 payload = sizeof(struct icmp_header) + quoted;
 	const __be32 *w = (const __be32 *)&icmp;
 	icmp.checksum = ~fold16(sum + pseudo_header(p, IPPROTO_ICMPV6, payload) + w[0] + w[1]);
-	__builtin_memset(&out->ip, 0, sizeof(out->ip));
-	out->ip.version = 6;
-	out->ip.payload_len = bpf_htons(payload);
-	out->ip.nexthdr = IPPROTO_ICMPV6;
-	out->ip.hop_limit = ANSWER_HOPS;
-	__builtin_memcpy(&out->ip.saddr, &p->key.tuple.dst.addr, sizeof(struct addr));
-	__builtin_memcpy(&out->ip.daddr, &p->key.tuple.src.addr, sizeof(struct addr));
-	__builtin_memcpy(&out->icmp, &icmp, sizeof(out->icmp));
-	return true;
+	struct icmp6 out = {
+		.ip = {.version = 6, .payload_len = bpf_htons(payload), .nexthdr = IPPROTO_ICMPV6, .hop_limit = ANSWER_HOPS},
+		.icmp = icmp,
+	};
+	__builtin_memcpy(&out.ip.saddr, &p->key.tuple.dst.addr, sizeof(struct addr));
+	__builtin_memcpy(&out.ip.daddr, &p->key.tuple.src.addr, sizeof(struct addr));
+	return put(skb, p->l3, &out, sizeof(out));
 }
 
 // Types and codes of ICMP and of ICMPv6.

@@ -18,9 +18,18 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+// Whether a flow has ever begun. On most nodes none does, where all senders have
+// sockets that are translated: then no packet needs to be looked up.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} begun SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 1024);
 	__type(key, struct fragments_key);
 	__type(value, struct ports);
 } fragments SEC(".maps");
@@ -40,6 +49,22 @@ static __always_inline bool is_over(const struct flow *f, __u32 protocol, __u32 
 	__u32 lasts = protocol == IPPROTO_TCP ? tcp_lifetimes[stage] :
 		      protocol == IPPROTO_UDP ? udp_lifetimes[stage] : sctp_lifetimes[stage];
 	return now - f->seen > lasts;
+}
+
+static __always_inline bool has_begun(void)
+{
+	__u32 zero = 0;
+	const __u32 *b = bpf_map_lookup_elem(&begun, &zero);
+	return !b || *b;
+}
+
+// note_begun comes before the first flow's rows.
+static __always_inline void note_begun(void)
+{
+	__u32 zero = 0;
+	__u32 *b = bpf_map_lookup_elem(&begun, &zero);
+	if (b && !*b)
+		*b = 1;
 }
 
 static __always_inline struct tuple reversed(const struct tuple *t)

@@ -40,12 +40,11 @@ __noinline int rewrite_quote(struct __sk_buff *skb, const struct packet *p, cons
 	__u64 addrs = replace_addr(replace_addr(0, &had->src.addr, &to.src.addr), &had->dst.addr, &to.dst.addr);
 	if (!(p->v6 ? write_v6(skb, quoted, &to, 0) : write_v4(skb, quoted, &to, addrs, 0)))
 		return false;
-	__u32 *ports = at(skb, quoted->l4, sizeof(*ports));
-	if (!ports)
+	__u32 ports = ports_of(&to);
+	if (!put(skb, quoted->l4, &ports, sizeof(ports)))
 		return false;
-	*ports = ports_of(&to);
 	// An IPv4 header sums up to the same with any addresses.
-	__u64 change = replace(p->v6 ? addrs : 0, ports_of(had), ports_of(&to));
+	__u64 change = replace(p->v6 ? addrs : 0, ports_of(had), ports);
 	return !bpf_l4_csum_replace(skb, p->l4 + offsetof(struct icmp_header, checksum), 0, fold32(change), 0);
 }
 

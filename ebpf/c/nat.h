@@ -8,6 +8,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <bpf/bpf_helpers.h>
 
 #include "conn.h"
@@ -61,6 +62,7 @@ __noinline int claim(const struct flow_key *key, struct flow *f, bool change_por
 {
 	if (!key || !f)
 		return NEVER;
+	note_begun();
 	struct flow_key k;
 	struct flow row;
 	for (int i = 0; i < PORT_TRIES; i++) {
@@ -88,28 +90,30 @@ __noinline int claim(const struct flow_key *key, struct flow *f, bool change_por
 // as it was.
 static __always_inline bool write_v4(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, __u64 addrs, __u8 hops)
 {
-	struct iphdr *ip = at(skb, p->l3, sizeof(*ip));
+	const struct iphdr *ip = at(skb, p->l3, sizeof(*ip));
 	if (!ip)
 		return false;
-	__u64 sum = addrs + (__u16)~ip->check;
-	__be16 *ttl = (__be16 *)&ip->ttl;
-	__u16 had = *ttl;
-	ip->ttl -= hops;
-	ip->check = ~fold16(replace(sum, had, *ttl));
-	ip->saddr = to->src.addr.w[3];
-	ip->daddr = to->dst.addr.w[3];
-	return true;
+	struct { // the header's end
+		__u8 ttl, protocol;
+		__u16 check;
+		__be32 saddr, daddr;
+	} end = {ip->ttl - hops, ip->protocol, 0, to->src.addr.w[3], to->dst.addr.w[3]};
+	__u64 sum = replace(addrs + (__u16)~ip->check, bpf_htons(ip->ttl << 8), bpf_htons(end.ttl << 8));
+	end.check = ~fold16(sum);
+	return put(skb, p->l3 + offsetof(struct iphdr, ttl), &end, sizeof(end));
 }
 
 static __always_inline bool write_v6(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, __u8 hops)
 {
-	struct ipv6hdr *ip = at(skb, p->l3, sizeof(*ip));
+	const struct ipv6hdr *ip = at(skb, p->l3, sizeof(*ip));
 	if (!ip)
 		return false;
-	ip->hop_limit -= hops;
-	__builtin_memcpy(&ip->saddr, &to->src.addr, sizeof(struct addr));
-	__builtin_memcpy(&ip->daddr, &to->dst.addr, sizeof(struct addr));
-	return true;
+	struct { // the header's end
+		__be16 payload_len;
+		__u8 nexthdr, hop_limit;
+		struct addr saddr, daddr;
+	} end = {ip->payload_len, ip->nexthdr, ip->hop_limit - hops, to->src.addr, to->dst.addr};
+	return put(skb, p->l3 + offsetof(struct ipv6hdr, payload_len), &end, sizeof(end));
 }
 
 // rewrite_ip rewrites the IP header, and what a device may have found the packet to
@@ -133,17 +137,13 @@ static __always_inline __u32 ports_of(const struct tuple *t)
 // the packet trusts in. (A real one is zero once in 2^32 packets.)
 static __always_inline bool rewrite_sctp(struct __sk_buff *skb, const struct packet *p, __u32 from, __u32 to)
 {
-	struct sctphdr *sctp = at(skb, p->l4, sizeof(*sctp));
+	const struct sctphdr *sctp = at(skb, p->l4, sizeof(*sctp));
 	if (!sctp)
 		return false;
-	__u64 change = replace(0, from, to);
-	*(__u32 *)sctp = to;
-	if (sctp->checksum) {
-		__le32 had = sctp->checksum;
-		sctp->checksum = had ^ crc_change(from ^ to, p->l4_len);
-		change = replace(change, had, sctp->checksum);
-	}
-	bpf_csum_update(skb, fold32(change));
+	__le32 had = sctp->checksum, gets = had ? had ^ crc_change(from ^ to, p->l4_len) : 0;
+	if (!put(skb, p->l4, &to, sizeof(to)) || !put(skb, p->l4 + offsetof(struct sctphdr, checksum), &gets, sizeof(gets)))
+		return false;
+	bpf_csum_update(skb, fold32(replace(replace(0, from, to), had, gets)));
 	return true;
 }
 
@@ -160,10 +160,8 @@ __noinline int rewrite(struct __sk_buff *skb, const struct packet *p, const stru
 	__u32 had = ports_of(&p->key.tuple), gets = ports_of(to);
 	if (p->key.protocol == IPPROTO_SCTP)
 		return had == gets || rewrite_sctp(skb, p, had, gets);
-	__u32 *ports = at(skb, p->l4, sizeof(*ports));
-	if (!ports)
+	if (had != gets && !put(skb, p->l4, &gets, sizeof(gets)))
 		return false;
-	*ports = gets;
 	bool udp = p->key.protocol == IPPROTO_UDP;
 	__u32 offset = p->l4 + (udp ? 6 : 16);
 	return fix_transport(skb, offset, udp, addrs, had == gets ? 0 : replace(0, had, gets));

@@ -172,7 +172,7 @@ static __always_inline int lead(struct __sk_buff *skb, struct packet *p, struct 
 	}
 	if (p->fragment == LATER && !recall_ports(p))
 		return ends(p, PACKET_PASSED, GOES_ON);
-	if (read_flow(&p->key, f)) {
+	if (has_begun() && read_flow(&p->key, f)) {
 		if (may_go_on(p, f))
 			return carry(skb, p, f, f->direction == REPLY ? PACKET_REPLIED : PACKET_FORWARDED);
 		if (!p->begins && f->class & FLOW_RESETS)
@@ -203,6 +203,10 @@ __noinline int report_packet(const struct packet *p, const struct flow *f)
 
 __noinline int handle(struct __sk_buff *skb, __u32 l2, bool own)
 {
+	if (!has_begun() && is_mid_tcp(skb, l2)) {
+		count(PACKET_PASSED);
+		return GOES_ON;
+	}
 	struct packet p = {.l2 = l2, .own = own, .link = skb->ifindex};
 	struct flow f = {};
 	int action = lead(skb, &p, &f);

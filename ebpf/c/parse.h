@@ -102,6 +102,13 @@ static __always_inline void *at(const struct __sk_buff *skb, __u32 offset, __u32
 	return start;
 }
 
+// put writes to the packet. A program that wrote through a pointer would have the
+// kernel copy every packet whose sender keeps it, as TCP does, before it begins.
+static __always_inline bool put(struct __sk_buff *skb, __u32 offset, const void *from, __u32 len)
+{
+	return !bpf_skb_store_bytes(skb, offset, from, len, 0);
+}
+
 static __always_inline bool parse_v4(const struct __sk_buff *skb, struct packet *p)
 {
 	const struct iphdr *ip = at(skb, p->l3, sizeof(*ip));
@@ -242,6 +249,22 @@ static __always_inline bool parse_start(const struct __sk_buff *skb, struct pack
 	return true;
 }
 
+// is_mid_tcp says of most packets at one glance that nothing can begin with them.
+static __always_inline bool is_mid_tcp(const struct __sk_buff *skb, __u32 l3)
+{
+	const struct tcphdr *tcp = NULL;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		const struct iphdr *ip = at(skb, l3, sizeof(*ip) + sizeof(*tcp));
+		if (ip && *(const __u8 *)ip == 0x45 && ip->protocol == IPPROTO_TCP && !(ip->frag_off & bpf_htons(IP_MORE | IP_OFFSET)))
+			tcp = (const void *)(ip + 1);
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		const struct ipv6hdr *ip = at(skb, l3, sizeof(*ip) + sizeof(*tcp));
+		if (ip && ip->version == 6 && ip->nexthdr == IPPROTO_TCP)
+			tcp = (const void *)(ip + 1);
+	}
+	return tcp && (((const __u8 *)tcp)[13] & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) != TCP_SYN;
+}
+
 static __always_inline bool is_icmp_error(const struct packet *p)
 {
 	if (p->key.protocol == IPPROTO_ICMP && !p->v6)
@@ -256,18 +279,12 @@ enum parsed {
 	PARSED_BROKEN,
 };
 
-// parse reads the headers of a packet.
-__noinline int parse(struct __sk_buff *skb, struct packet *p)
+// parse_headers reads the headers of a packet, as far as they can be read.
+__noinline int parse_headers(struct __sk_buff *skb, struct packet *p)
 {
 	if (!p)
 		return NEVER;
-	if (skb->vlan_present)
-		return PARSED_OTHER; // the VLAN's own link sees it
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return PARSED_OTHER;
 	p->l3 = p->l2;
-	if (!at(skb, 0, p->l2 + sizeof(struct ipv6hdr) + sizeof(struct tcphdr)))
-		bpf_skb_pull_data(skb, skb->len < FAR ? skb->len : FAR);
 	if (!parse_ip(skb, p) || p->l4 + p->l4_len > skb->len)
 		return PARSED_BROKEN;
 	if (has_ports(p->key.protocol)) {
@@ -282,4 +299,20 @@ __noinline int parse(struct __sk_buff *skb, struct packet *p)
 		return PARSED_BROKEN;
 	p->told = icmp->type;
 	return is_icmp_error(p) ? PARSED_ERROR : PARSED_OTHER;
+}
+
+// parse reads the headers of a packet. Only where they are not together is the packet
+// pulled together: that copies what its sender keeps, as TCP does.
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+{
+	if (skb->vlan_present)
+		return PARSED_OTHER; // the VLAN's own link sees it
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return PARSED_OTHER;
+	int parsed = parse_headers(skb, p);
+	if (parsed == PARSED_FLOW || parsed == PARSED_OTHER)
+		return parsed;
+	p->fragment = WHOLE;
+	bpf_skb_pull_data(skb, skb->len < FAR ? skb->len : FAR); // an ICMP error with what it quotes
+	return parse_headers(skb, p);
 }

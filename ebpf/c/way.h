@@ -96,13 +96,13 @@ __noinline int find_way(struct __sk_buff *skb, const struct packet *p, const str
 
 static __always_inline void swap_macs(struct __sk_buff *skb, const struct packet *p)
 {
-	struct ethhdr *eth = at(skb, 0, sizeof(*eth));
+	const struct ethhdr *eth = at(skb, 0, sizeof(*eth));
 	if (!p->l2 || !eth)
 		return;
-	unsigned char source[ETH_ALEN];
-	__builtin_memcpy(source, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, source, ETH_ALEN);
+	unsigned char swapped[2 * ETH_ALEN];
+	__builtin_memcpy(swapped, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(swapped + ETH_ALEN, eth->h_dest, ETH_ALEN);
+	put(skb, 0, swapped, sizeof(swapped));
 }
 
 // to_node gives a packet to a socket of the node. By lo it goes with a route
