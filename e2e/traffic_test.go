@@ -1,23 +1,16 @@
 package e2e
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/fairlead/fairlead/e2e/echo"
 	"github.com/fairlead/fairlead/e2e/lab"
 	"github.com/fairlead/fairlead/e2e/lab/labtest"
 )
 
 // cluster is a lab with a client on node-1 and a Service of three pods.
-type cluster struct {
-	*lab.Lab
-	client *lab.Pod
-	web    []*lab.Pod
-	vips   []echo.Endpoint
-}
+type cluster struct{ *labtest.Cluster }
 
 // modes are those of the proxies.
 var modes = []string{"iptables", "ebpf"}
@@ -29,29 +22,16 @@ func newCluster(t *testing.T, nodes int, mode string) cluster {
 
 func newClusterOf(t *testing.T, opts lab.Options) cluster {
 	t.Helper()
-	l := labtest.New(t, opts)
-	c := cluster{Lab: l, client: labtest.AddPod(t, l, l.Nodes[0], "client")}
-	for i := range 3 {
-		c.web = append(c.web, labtest.AddPod(t, l, l.Nodes[i%opts.Nodes], fmt.Sprintf("web-%d", i+1)))
-	}
-	web := lab.NewService("web", "10.96.0.10", "fd00:10:96::10")
-	if err := l.Apply(append(lab.Slices(web, c.web...), web)...); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.WaitReady(t.Context(), web); err != nil {
-		t.Fatal(err)
-	}
-	c.vips = lab.VIPs(web)
-	return c
+	return cluster{labtest.NewCluster(t, opts)}
 }
 
 // checkSpread checks that of connections in a row each backend answers as many.
 func (c cluster) checkSpread(t *testing.T) {
 	t.Helper()
-	for _, vip := range c.vips {
+	for _, vip := range c.VIPs {
 		got := map[string]int{}
 		for range 12 {
-			reply, err := c.client.Ask(t.Context(), vip)
+			reply, err := c.Client.Ask(t.Context(), vip)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,12 +71,12 @@ func TestBackendSeesClientAddress(t *testing.T) {
 }
 
 func (c cluster) checkAddresses(t *testing.T) {
-	for _, server := range c.web[:2] {
+	for _, server := range c.Web[:2] {
 		t.Run(server.Node.Name, func(t *testing.T) {
 			packets := capture(t, server.NS())
-			for _, vip := range c.vips {
-				for range c.web {
-					if _, err := c.client.Ask(t.Context(), vip); err != nil {
+			for _, vip := range c.VIPs {
+				for range c.Web {
+					if _, err := c.Client.Ask(t.Context(), vip); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -109,9 +89,9 @@ func (c cluster) checkAddresses(t *testing.T) {
 			}
 			want := map[flow]bool{}
 			for _, at := range server.Endpoints() {
-				src := c.client.IPv4()
+				src := c.Client.IPv4()
 				if at.Addr.Addr().Is6() {
-					src = c.client.IPv6()
+					src = c.Client.IPv6()
 				}
 				want[flow{at.Network, src, at.Addr}] = true
 			}

@@ -429,11 +429,16 @@ func (s *links) attached() bool {
 	return true
 }
 
-// hasProgram says whether a link has what attachSide gave it.
+// hasProgram says whether a link has what attachSide gave it: somebody may have removed
+// the pin, or have detached the program and left the pin.
 func (s *links) hasProgram(index int, side side) bool {
 	if s.clsact {
 		return hasFilter(s.kernel, index, side)
 	}
-	_, err := os.Stat(s.pin(index, side))
-	return err == nil
+	l, err := link.LoadPinnedLink(s.pin(index, side), nil)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = l.Close() }()
+	return onLink(l, index)
 }

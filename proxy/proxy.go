@@ -33,8 +33,9 @@ type Backend interface {
 	// Table of the Sync before. After an error the backend trusts nothing that it
 	// knew: the next Sync starts from what the kernel says, as the first one does.
 	Sync(ctx context.Context, t *service.Table, change service.Change) error
-	// Intact looks, at little cost, whether others have removed what Sync made.
-	// If so, the next Sync starts from what the kernel says.
+	// Intact looks whether others have damaged what Sync made. It is asked all the
+	// time, so that it must cost next to nothing where nobody has. If it is not
+	// intact, the next Sync starts from what the kernel says.
 	Intact() (bool, error)
 	// Cleanup removes everything that is the backend's from the kernel.
 	Cleanup(ctx context.Context) error
@@ -66,6 +67,7 @@ type Events interface {
 type Round struct {
 	Table  *service.Table // not to be kept: it changes with the next round
 	Change service.Change
+	Repair bool // others had damaged what the kernel was told before
 	Took   time.Duration
 	Err    error
 }
@@ -81,9 +83,10 @@ type HealthChecks interface {
 const (
 	retryMin = 100 * time.Millisecond
 	retryMax = 10 * time.Second
-	// lookEvery is how often the backend looks whether its work is still there,
-	// and health checks that could not be served are tried again.
-	lookEvery = 10 * time.Second
+	// lookEvery is how often the backend looks whether its work is still there.
+	lookEvery = 250 * time.Millisecond
+	// checkEvery is how often health checks that could not be served are tried again.
+	checkEvery = 10 * time.Second
 )
 
 // Proxy is one node's proxy.
@@ -102,6 +105,8 @@ type Proxy struct {
 	wake   context.CancelFunc
 
 	reading     sync.RWMutex              // guards what Resolver knows, for View
+	damaged     bool                      // others have damaged what the kernel had
+	checked     time.Time                 // when health checks were last served
 	reported    map[service.Conflict]bool // conflicts that were logged and last
 	quarantined map[service.Name]bool     // Services of which the same is true
 }
@@ -136,7 +141,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 			retry = lookEvery
 			p.reportServed()
 			p.tell(func(o Observer) { o.UpToDate(LeftOut{len(p.reported), len(p.quarantined)}) })
-			p.syncHealthChecks(ctx)
+			if !news.Update.Empty() || !wasSynced || time.Since(p.checked) >= checkEvery {
+				p.syncHealthChecks(ctx)
+			}
 		case ctx.Err() != nil:
 			return nil
 		case wasSynced || first:
@@ -177,6 +184,7 @@ func (p *Proxy) intact() bool {
 		return true
 	}
 	if !ok {
+		p.damaged = true
 		p.Log.Warn("somebody removed our rules: making them anew")
 	}
 	return ok
@@ -208,7 +216,7 @@ func (p *Proxy) syncOnce(ctx context.Context, change service.Change) error {
 		return ctx.Err()
 	}
 	p.tell(func(o Observer) {
-		o.Synced(Round{Table: t, Change: change, Took: took, Err: err})
+		o.Synced(Round{Table: t, Change: change, Repair: p.damaged, Took: took, Err: err})
 	})
 	if refused := (*service.RefusedError)(nil); errors.As(err, &refused) {
 		return err
@@ -217,6 +225,7 @@ func (p *Proxy) syncOnce(ctx context.Context, change service.Change) error {
 		p.Log.Error("sync failed, will be tried again", "error", err)
 		return err
 	}
+	p.damaged = false
 	p.Log.Info("synced", "frontends", len(t.Frontends), "pools", len(t.Pools),
 		"frontends_changed", len(change.Frontends), "pools_changed", len(change.Pools), "took", took)
 	return nil
@@ -228,6 +237,7 @@ func (p *Proxy) syncHealthChecks(ctx context.Context) {
 	if p.HealthChecks == nil {
 		return
 	}
+	p.checked = time.Now()
 	if err := p.HealthChecks.Sync(ctx, p.Resolver.Table().HealthChecks); err != nil {
 		p.Log.Error("load balancers get no answer about some Services", "error", err)
 	}

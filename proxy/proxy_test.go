@@ -147,7 +147,7 @@ func TestObserversAndHealthChecks(t *testing.T) {
 			svc.ExternalLocal, svc.HealthCheckPort = true, 30100
 		}
 		source <- u
-		time.Sleep(time.Second)
+		time.Sleep(200 * time.Millisecond)
 		source <- u // nothing new
 		synctest.Wait()
 		cancel()
@@ -225,7 +225,7 @@ func TestRunMendsWhatOthersRemoved(t *testing.T) {
 				if err := <-ended; err != nil {
 					t.Error(err)
 				}
-				if diff := cmp.Diff([]call{{0, 0, 0}, {30 * time.Second, 0, 0}}, backend.calls); diff != "" {
+				if diff := cmp.Diff([]call{{0, 0, 0}, {25 * time.Second, 0, 0}}, backend.calls); diff != "" {
 					t.Error(diff)
 				}
 			})

@@ -9,7 +9,7 @@ import (
 	"github.com/fairlead/fairlead/cni/filter"
 	"github.com/fairlead/fairlead/cni/link"
 	cninode "github.com/fairlead/fairlead/cni/node"
-	"github.com/fairlead/fairlead/cni/node/nftnews"
+	"github.com/fairlead/fairlead/nftnews"
 )
 
 // listenFilter has l.flushed tell when what pods have in nftables may be gone.

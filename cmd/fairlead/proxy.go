@@ -118,6 +118,11 @@ func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 		return err
 	}
 	f.mode = backend.mode
+	if b, ok := backend.Backend.(*iptables.Backend); ok {
+		if err := b.Watch(ctx); err != nil {
+			log.Warn("what others do to our rules is not noticed at once", "error", err)
+		}
+	}
 	f.applyToProcess(settings, log)
 	events, err := openEvents(source, "fairlead-proxy", log)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -137,8 +138,17 @@ func (s *Session) Close() error { return s.conn.Close() }
 
 // Ask sends one request and waits for its reply.
 func (s *Session) Ask(ctx context.Context) (Reply, error) {
+	return s.ask(ctx, resendAfter)
+}
+
+// AskOnce is Ask, but over UDP a request that is lost is not sent again.
+func (s *Session) AskOnce(ctx context.Context) (Reply, error) {
+	return s.ask(ctx, never)
+}
+
+func (s *Session) ask(ctx context.Context, again time.Duration) (Reply, error) {
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
-	reply, err := s.exchange(ctx)
+	reply, err := s.exchange(ctx, again)
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -148,10 +158,10 @@ func (s *Session) Ask(ctx context.Context) (Reply, error) {
 	return reply, nil
 }
 
-func (s *Session) exchange(ctx context.Context) (Reply, error) {
+func (s *Session) exchange(ctx context.Context, again time.Duration) (Reply, error) {
 	ask := request{ID: strconv.FormatUint(rand.Uint64(), 36)}
 	if s.network == "udp" {
-		return s.exchangeDatagrams(ctx, ask)
+		return s.exchangeDatagrams(ctx, ask, again)
 	}
 	if err := writeLine(s.conn, ask); err != nil {
 		return Reply{}, err
@@ -167,17 +177,20 @@ func (s *Session) exchange(ctx context.Context) (Reply, error) {
 }
 
 // resendAfter is the initial timeout that RFC 8085 section 3.1.3 advises.
-const resendAfter = time.Second
+const (
+	resendAfter = time.Second
+	never       = time.Duration(math.MaxInt64)
+)
 
-// exchangeDatagrams sends the request again each second, since a datagram may be
+// exchangeDatagrams sends the request again and again, since a datagram may be
 // lost, until a reply with its id comes. All go from the same port: to conntrack
 // they are one flow.
-func (s *Session) exchangeDatagrams(ctx context.Context, ask request) (Reply, error) {
+func (s *Session) exchangeDatagrams(ctx context.Context, ask request, again time.Duration) (Reply, error) {
 	for {
 		if err := writeLine(s.conn, ask); err != nil {
 			return Reply{}, err
 		}
-		reply, err := s.awaitDatagram(ctx, ask.ID, time.Now().Add(resendAfter))
+		reply, err := s.awaitDatagram(ctx, ask.ID, time.Now().Add(again))
 		if !errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
 			return reply, err
 		}

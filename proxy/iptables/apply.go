@@ -24,7 +24,8 @@ const lockWait = "10"
 type tool struct {
 	ipt                 *goiptables.IPTables
 	saveCmd, restoreCmd string
-	version             string // as for people: "ip6tables 1.8.9 (nf_tables)"
+	version             string  // as for people: "ip6tables 1.8.9 (nf_tables)"
+	witness             witness // of what others do; nil: nobody
 }
 
 // newFamily finds the commands of a family and looks whether the kernel has the
@@ -156,7 +157,12 @@ func (t tool) restore(ctx context.Context, s script) error {
 	if len(s) == 0 {
 		return nil
 	}
-	_, err := run(ctx, s, t.restoreCmd, "--noflush", "-w", lockWait)
+	seen := func(int) {}
+	if t.witness != nil {
+		seen = t.witness.writes
+		defer t.witness.wrote()
+	}
+	_, err := runSeen(ctx, seen, s, t.restoreCmd, "--noflush", "-w", lockWait)
 	if err != nil {
 		return &failedScript{cause: err, script: s, line: blamed(err, s)}
 	}
@@ -165,6 +171,11 @@ func (t tool) restore(ctx context.Context, s script) error {
 
 // run runs a command on a script, which may be nil, and returns what it printed.
 func run(ctx context.Context, stdin script, name string, args ...string) ([]byte, error) {
+	return runSeen(ctx, func(int) {}, stdin, name, args...)
+}
+
+// runSeen tells seen the number of the process before that has anything to do.
+func runSeen(ctx context.Context, seen func(pid int), stdin script, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -175,6 +186,7 @@ func run(ctx context.Context, stdin script, name string, args ...string) ([]byte
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
+	seen(cmd.Process.Pid)
 	w := bufio.NewWriterSize(in, pipeSize)
 	stdin.writeTo(w)
 	// A command that does not read to the end says itself why.

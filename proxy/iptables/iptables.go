@@ -122,7 +122,8 @@ func (b *Backend) Sync(ctx context.Context, t *service.Table, change service.Cha
 	return nil
 }
 
-// Intact looks whether the rules that lead to ours are still there: other
+// Intact says whether our rules are as we wrote them, as far as others are seen (see
+// Watch) and, now and then, whether the rules are there that lead to ours: other
 // programs flush whole tables. If not, the next Sync mends everything.
 func (b *Backend) Intact() (bool, error) {
 	intact := true
@@ -136,10 +137,43 @@ func (b *Backend) Intact() (bool, error) {
 	return intact, nil
 }
 
+// lookEvery is how often it is looked for the rules that lead to ours though nobody
+// was seen to touch them.
+const lookEvery = 10 * time.Second
+
 func (f *family) intact() (bool, error) {
 	if f.have == nil {
 		return true, nil // nothing was programmed, or it is about to be
 	}
+	seen := nothing
+	if f.witness != nil {
+		seen = f.witness.sight()
+	}
+	var ok bool
+	var err error
+	switch {
+	case seen == tampered:
+		ok, err = f.asWritten()
+	case seen == touched || time.Since(f.looked) >= lookEvery:
+		ok, err = f.reached()
+	default:
+		return true, nil
+	}
+	f.looked = time.Now()
+	if err == nil && !ok {
+		f.have = nil
+	}
+	return ok, err
+}
+
+// asWritten reads all rules.
+func (f *family) asWritten() (bool, error) {
+	have, err := f.read(context.Background())
+	return err == nil && len(newScript(have, f.have)) == 0, err
+}
+
+// reached looks for the rules that lead to ours.
+func (f *family) reached() (bool, error) {
 	for table, chains := range f.have {
 		for chain, rules := range chains {
 			if ours(chain) {
@@ -151,7 +185,6 @@ func (f *family) intact() (bool, error) {
 					return false, fmt.Errorf("look for a rule in %s %s: %w", table, chain, err)
 				}
 				if !ok {
-					f.have = nil
 					return false, nil
 				}
 			}
@@ -175,6 +208,8 @@ type family struct {
 	opts Options
 	ipv6 bool
 	have Ruleset // what the kernel has; nil: unknown, it must be asked
+	// looked is when it was last asked whether it has them still.
+	looked time.Time
 	// staleFlows: there may be flows that began under other rules. gone are
 	// destinations that were dropped from the Table since there were none.
 	staleFlows bool

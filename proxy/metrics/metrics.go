@@ -31,6 +31,7 @@ type Metrics struct {
 	network       *prometheus.HistogramVec
 	programming   prometheus.Histogram
 	failures      prometheus.Counter
+	repairs       prometheus.Counter
 	serviceEvents prometheus.Counter
 	sliceEvents   prometheus.Counter
 	pending       [2]prometheus.Gauge      // changes of Services, of slices
@@ -93,6 +94,7 @@ func (m *Metrics) registerOurs(version, mode string) {
 	})
 	m.registry.MustRegister(m.programming)
 	m.failures = m.counter("fairlead_sync_failures_total", "Changes that the kernel did not take, each tried again until it did.")
+	m.repairs = m.counter("fairlead_repairs_total", "Times that others had damaged what the kernel was told, and it was told anew.")
 	m.frontends = m.gauge("fairlead_frontends", "Destinations that are Services'.")
 	m.pools = m.gauge("fairlead_pools", "Sets of backends that take turns.")
 	m.conflicts = m.gauge("fairlead_conflicts", "Destinations that a Service claims in vain because an older one has them.")
@@ -207,6 +209,9 @@ func (m *Metrics) Synced(r proxy.Round) {
 	if r.Err != nil {
 		m.failures.Inc()
 		return
+	}
+	if r.Repair {
+		m.repairs.Inc()
 	}
 	m.frontends.Set(float64(len(r.Table.Frontends)))
 	m.pools.Set(float64(len(r.Table.Pools)))

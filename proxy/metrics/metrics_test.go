@@ -63,7 +63,7 @@ func TestMetrics(t *testing.T) {
 		Pools: map[service.PoolID]service.Pool{{}: {}},
 	}
 	m.Synced(proxy.Round{Table: table, Err: errors.New("no"), Took: time.Millisecond})
-	m.Synced(proxy.Round{Table: table, Took: time.Millisecond, Change: service.Change{
+	m.Synced(proxy.Round{Table: table, Repair: true, Took: time.Millisecond, Change: service.Change{
 		Frontends: []service.Key{{Addr: service.AnyNodeAddr(true), Port: 2}},
 		Pools:     []service.PoolID{{IPv6: true}},
 	}})
@@ -87,6 +87,7 @@ func TestMetrics(t *testing.T) {
 		"fairlead_problems 1",
 		"fairlead_programming_duration_seconds_count 1",
 		"fairlead_quarantined 2",
+		"fairlead_repairs_total 1",
 		"fairlead_sync_failures_total 1",
 		`kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} 1`,
 		`kubeproxy_network_programming_duration_seconds_count{ip_family="IPv6"} 1`,

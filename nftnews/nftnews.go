@@ -14,9 +14,11 @@ import (
 
 // Event is a change of something in a table.
 type Event struct {
-	Kind  uint16 // unix.NFT_MSG_…
-	Table string
-	By    uint32 // port (netlink(7), nl_pid) of the socket that made it
+	Kind   uint16 // unix.NFT_MSG_…
+	Family uint8  // of the table, unix.NFPROTO_…
+	Table  string
+	Chain  string // that a rule is in; "" of anything else
+	By     uint32 // port (netlink(7), nl_pid) of the socket that made it
 	// Lost: there was no room for some events; anything may be among them.
 	Lost bool
 }
@@ -60,21 +62,28 @@ func listen(news *netlink.Conn, matters func(Event) bool, told chan<- struct{}) 
 	}
 }
 
-// parse: in messages of all kinds but that of a new generation the first attribute
-// is the table's name.
+// parse: messages of all kinds but that of a new generation begin with the table's
+// name, and of rules the chain's name is next.
 func parse(m netlink.Message) (Event, bool) {
 	const header = 4 // struct nfgenmsg
 	e := Event{Kind: uint16(m.Header.Type) & 0xff, By: m.Header.PID}
 	if len(m.Data) < header || e.Kind == unix.NFT_MSG_NEWGEN {
 		return e, false
 	}
+	e.Family = m.Data[0]
 	attrs, err := netlink.NewAttributeDecoder(m.Data[header:])
 	if err != nil {
 		return e, false
 	}
+	ofRule := e.Kind == unix.NFT_MSG_NEWRULE || e.Kind == unix.NFT_MSG_DELRULE
 	for attrs.Next() {
-		if attrs.Type() == unix.NFTA_TABLE_NAME {
+		switch {
+		case attrs.Type() == unix.NFTA_TABLE_NAME:
 			e.Table = attrs.String()
+		case ofRule && attrs.Type() == unix.NFTA_RULE_CHAIN:
+			e.Chain = attrs.String()
+		}
+		if e.Table != "" && (e.Chain != "" || !ofRule) {
 			return e, true
 		}
 	}

@@ -1,0 +1,197 @@
+// Package faults breaks things while packets flow, and looks whether anybody notices:
+// processes that are killed or stand still, rules and links that others remove, tables
+// that are full, pods that lie. What was tried and seen is in docs/reliability.md.
+//
+// Each test is short here. At its whole size it is run by
+//
+//	go test ./e2e/faults -full -timeout 60m -v
+package faults
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/fairlead/fairlead/e2e/lab"
+	"github.com/fairlead/fairlead/e2e/lab/labtest"
+	"github.com/fairlead/fairlead/e2e/traffic"
+)
+
+var (
+	full     = flag.Bool("full", false, "each fault at its whole size: this takes half an hour")
+	programs labtest.Programs
+)
+
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
+
+// modes are those of the proxies.
+var modes = []string{"iptables", "ebpf"}
+
+// size is how much of something a test does.
+func size[T any](short, whole T) T {
+	if *full {
+		return whole
+	}
+	return short
+}
+
+// cluster is one whose Service is asked for by pods and from outside.
+type cluster struct {
+	*labtest.Cluster
+	mode    string
+	sources []traffic.Source
+}
+
+func newCluster(t *testing.T, nodes int, mode string) cluster {
+	t.Helper()
+	c := labtest.NewCluster(t, lab.Options{Nodes: nodes, Mode: mode, BinDir: programs.Dir(t)})
+	return cluster{c, mode, []traffic.Source{
+		{Name: "pod", NS: c.Client.NS(), To: c.VIPs},
+		{Name: "outside", NS: c.Outside(), To: c.NodePorts(t, 30080)},
+	}}
+}
+
+// holdings are what a node has in its kernel for its programs' sake: they must not
+// become more.
+func holdings(t *testing.T, n *lab.Node) map[string]int {
+	t.Helper()
+	had := map[string]int{"pins": pins(t, n.BPFRoot())}
+	for name, command := range map[string]string{
+		"rules":  "iptables-save; ip6tables-save; iptables-legacy-save 2>&1; ip6tables-legacy-save 2>&1",
+		"tables": "nft list ruleset",
+		"routes": "ip route show table all; ip -6 route show table all",
+		"links":  "ip link",
+	} {
+		out, err := n.Output(t.Context(), "sh", "-c", command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		had[name] = strings.Count(out, "\n")
+	}
+	if n.Cgroup() != "" {
+		had["programs"] = attached(t, n)
+	}
+	return had
+}
+
+// pins counts the files below a folder.
+func pins(t *testing.T, root string) (n int) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(_ string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			n++
+		}
+		return err
+	})
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// attached counts the programs at the links of a node and at its cgroup.
+func attached(t *testing.T, node *lab.Node) (n int) {
+	t.Helper()
+	count := func(target int, attach ebpf.AttachType) {
+		found, err := link.QueryPrograms(link.QueryOptions{Target: target, Attach: attach})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += len(found.Programs)
+	}
+	err := node.NS().Do(func() error {
+		links, err := net.Interfaces()
+		for _, l := range links {
+			count(l.Index, ebpf.AttachTCXIngress)
+			count(l.Index, ebpf.AttachTCXEgress)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := os.Open(node.Cgroup())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = folder.Close() }()
+	for _, attach := range []ebpf.AttachType{
+		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCgroupInetSockRelease,
+		ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg, ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg,
+	} {
+		count(int(folder.Fd()), attach)
+	}
+	return n
+}
+
+// proxyMetrics is where, inside a node, its proxy answers /metrics.
+const proxyMetrics = "127.0.0.1:10249"
+
+// metric asks one of a node's programs for a figure; 0 if it has none.
+func metric(t *testing.T, n *lab.Node, at, name string) int {
+	t.Helper()
+	text, err := get(t.Context(), n, "http://"+at+"/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\S+)$`).FindStringSubmatch(text)
+	if found == nil {
+		return 0
+	}
+	value, err := strconv.ParseFloat(found[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(value)
+}
+
+func get(ctx context.Context, n *lab.Node, url string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+		err = n.NS().Do(func() error {
+			conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+			return err
+		})
+		return conn, err
+	}}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	return string(text), err
+}
+
+// eventually waits until something holds, and says how long that took.
+func eventually(t *testing.T, holds func() error) time.Duration {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := holds()
+		if err == nil {
+			return time.Since(began)
+		}
+		if time.Since(began) > time.Minute {
+			t.Fatal(fmt.Errorf("not within a minute: %w", err))
+		}
+	}
+}

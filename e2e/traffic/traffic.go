@@ -1,0 +1,235 @@
+// Package traffic is a steady load on Services, whose every failure counts: what a
+// test of faults has going on while it breaks something.
+//
+// Over UDP each request is sent once: a datagram that is lost is a failure.
+package traffic
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead/fairlead/e2e/echo"
+	"github.com/fairlead/fairlead/e2e/netns"
+)
+
+// Source is somebody who asks: from a pod to virtual IPs it is by sockets, from outside
+// to node ports by packets.
+type Source struct {
+	Name string
+	NS   *netns.NS
+	To   []echo.Endpoint
+}
+
+// Traffic is connections that last, and others that are made all the time.
+type Traffic struct {
+	stop context.CancelFunc
+	all  sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows, which is kind of connection → …
+	asked  map[string]int
+	failed map[string][]string
+	late   map[string]int // answers that took slow or longer
+}
+
+// patience is how long an answer may take: the machine is small, and its kernels
+// retransmit. What takes as long as slow is told of.
+const (
+	patience = 15 * time.Second
+	slow     = time.Second
+)
+
+// pause is between two requests of one client.
+const pause = 5 * time.Millisecond
+
+// Start has every source ask everybody: on a connection that lasts, and on new ones,
+// one after the other. It returns when all have been answered.
+func Start(t testing.TB, sources ...Source) *Traffic {
+	t.Helper()
+	tr := begin(t)
+	ctx := tr.newly(t, sources)
+	for _, from := range sources {
+		for _, to := range from.To {
+			lasting := newSession(t, from.NS, to)
+			tr.all.Go(func() { tr.last(ctx, kind(from, to)+" lasting", lasting) })
+		}
+	}
+	tr.GoOn(t, "")
+	return tr
+}
+
+// StartNew is Start without connections that last: backends go that these would have.
+func StartNew(t testing.TB, sources ...Source) *Traffic {
+	t.Helper()
+	tr := begin(t)
+	tr.newly(t, sources)
+	tr.GoOn(t, "")
+	return tr
+}
+
+func begin(t testing.TB) *Traffic {
+	tr := &Traffic{asked: map[string]int{}, failed: map[string][]string{}, late: map[string]int{}}
+	t.Cleanup(func() { // of a test that ends early
+		tr.stop()
+		tr.all.Wait()
+	})
+	return tr
+}
+
+func (tr *Traffic) newly(t testing.TB, sources []Source) context.Context {
+	ctx, stop := context.WithCancel(t.Context())
+	tr.stop = stop
+	for _, from := range sources {
+		for _, to := range from.To {
+			tr.all.Go(func() { tr.open(ctx, kind(from, to)+" new", from.NS, to) })
+		}
+	}
+	return ctx
+}
+
+func kind(from Source, to echo.Endpoint) string {
+	return fmt.Sprintf("%s %s %s", to.Network, from.Name, to.Addr)
+}
+
+func newSession(t testing.TB, ns *netns.NS, to echo.Endpoint) *echo.Session {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	session, err := open(ctx, ns, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return session
+}
+
+func open(ctx context.Context, ns *netns.NS, to echo.Endpoint) (session *echo.Session, err error) {
+	err = ns.Do(func() error {
+		session, err = echo.Open(ctx, to.Network, netip.AddrPort{}, to.Addr)
+		return err
+	})
+	return session, err
+}
+
+// last asks on one connection, which has one backend.
+func (tr *Traffic) last(ctx context.Context, kind string, session *echo.Session) {
+	defer func() { _ = session.Close() }()
+	name := ""
+	for ctx.Err() == nil {
+		began := time.Now()
+		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		reply, err := session.AskOnce(asking)
+		cancel()
+		if name == "" {
+			name = reply.Name
+		}
+		if err == nil && reply.Name != name {
+			err = fmt.Errorf("answered by %s after %s", reply.Name, name)
+		}
+		tr.note(kind, time.Since(began), err)
+		if err != nil {
+			return
+		}
+		time.Sleep(pause)
+	}
+}
+
+// open makes connections, one after the other.
+func (tr *Traffic) open(ctx context.Context, kind string, ns *netns.NS, to echo.Endpoint) {
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := ask(context.WithoutCancel(ctx), ns, to)
+		tr.note(kind, time.Since(began), err)
+		time.Sleep(pause)
+	}
+}
+
+// ask makes a connection and asks once. A UDP socket that the proxy has ended, because
+// its backend is gone, is to be made anew: no datagram was lost.
+func ask(ctx context.Context, ns *netns.NS, to echo.Endpoint) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		err := askOnce(ctx, ns, to)
+		if to.Network != "udp" || !echo.Ended(err) {
+			return err
+		}
+	}
+}
+
+func askOnce(ctx context.Context, ns *netns.NS, to echo.Endpoint) error {
+	session, err := open(ctx, ns, to)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = session.Close() }()
+	_, err = session.AskOnce(ctx)
+	return err
+}
+
+func (tr *Traffic) note(kind string, took time.Duration, err error) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.asked[kind]++
+	if err != nil {
+		tr.failed[kind] = append(tr.failed[kind], time.Now().Format("15:04:05.000 ")+err.Error())
+	} else if took >= slow {
+		tr.late[kind]++
+	}
+}
+
+// GoOn waits until everybody has been answered some more times, but for those whose
+// kind has left in its words, if that is not "": they may wait, or fail.
+func (tr *Traffic) GoOn(t testing.TB, left string) {
+	t.Helper()
+	count := func() map[string]int {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		return maps.Clone(tr.asked)
+	}
+	before := count()
+	for deadline := time.Now().Add(2 * patience); ; time.Sleep(10 * time.Millisecond) {
+		now, slow := count(), ""
+		for kind, n := range now {
+			if n < before[kind]+5 && !may(kind, left) {
+				slow = kind
+			}
+		}
+		if slow == "" && len(now) > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%s: %d answers in all, no more than %d for a while", slow, now[slow], before[slow]+5)
+			return
+		}
+	}
+}
+
+func may(kind, left string) bool { return left != "" && strings.Contains(kind, left) }
+
+// End stops it and looks at what failed, but for connections that may, as for GoOn.
+func (tr *Traffic) End(t testing.TB, left string) {
+	t.Helper()
+	tr.stop()
+	tr.all.Wait()
+	total := 0
+	for _, kind := range slices.Sorted(maps.Keys(tr.asked)) {
+		total += tr.asked[kind]
+		if failed := tr.failed[kind]; len(failed) > 0 {
+			say := t.Errorf
+			if may(kind, left) {
+				say = t.Logf
+			}
+			say("%s: %d of %d failed, the first: %s", kind, len(failed), tr.asked[kind], failed[0])
+		}
+		if n := tr.late[kind]; n > 0 {
+			t.Logf("%s: %d of %d took %s or longer", kind, n, tr.asked[kind], slow)
+		}
+	}
+	t.Logf("%d answers", total)
+}
