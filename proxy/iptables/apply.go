@@ -24,7 +24,9 @@ const lockWait = "10"
 type tool struct {
 	ipt                 *goiptables.IPTables
 	saveCmd, restoreCmd string
-	version             string  // as for people: "ip6tables 1.8.9 (nf_tables)"
+	version             string  // as for people: "ip6tables 1.8.9"
+	nft                 bool    // the rules are in nf_tables
+	chainsPerStep       int     // see script.inSteps; 0: no limit
 	witness             witness // of what others do; nil: nobody
 }
 
@@ -50,6 +52,10 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its version: %w", path, err)
 	}
+	nft, err := isNFT(path)
+	if err != nil {
+		return nil, err
+	}
 	major, minor, patch := ipt.GetIptablesVersion()
 	f := &family{
 		ipv6: ipv6,
@@ -63,7 +69,11 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 			saveCmd:    path + "-save",
 			restoreCmd: path + "-restore",
 			version:    fmt.Sprintf("%s %d.%d.%d", name, major, minor, patch),
+			nft:        nft,
 		},
+	}
+	if nft {
+		f.chainsPerStep = nftChainsPerStep
 	}
 	if err := f.lookForTables(); err != nil {
 		return f, err
@@ -75,6 +85,16 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 		f.opts.LocalnetWasOn, err = f.localnetWasOn()
 	}
 	return f, err
+}
+
+// isNFT says which variant a command is of, which iptables tells with its version:
+// "iptables v1.8.9 (nf_tables)".
+func isNFT(path string) (bool, error) {
+	out, err := exec.Command(path, "--version").Output()
+	if err != nil {
+		return false, fmt.Errorf("ask %s for its version: %w", path, err)
+	}
+	return bytes.Contains(out, []byte("nf_tables")), nil
 }
 
 // errNoTable: the kernel has not the table, and no module that makes it.
@@ -151,11 +171,19 @@ func (t tool) read(ctx context.Context) (Ruleset, error) {
 	return rs, nil
 }
 
-// restore feeds a script to iptables-restore. Each of its tables changes in one
-// step or not at all.
+// nftChainsPerStep is how many chains iptables-nft-restore changes fastest in one step:
+// with fewer most of the time goes into the kernel's part of each step, with more into
+// iptables' own.
+const nftChainsPerStep = 128
+
+// restore feeds a script to iptables-restore. What packets meet of a table changes in
+// one step or not at all.
 func (t tool) restore(ctx context.Context, s script) error {
 	if len(s) == 0 {
 		return nil
+	}
+	if t.chainsPerStep > 0 {
+		s = s.inSteps(t.chainsPerStep)
 	}
 	seen := func(int) {}
 	if t.witness != nil {

@@ -118,6 +118,22 @@ func TestSyncFromOneTableToAnother(t *testing.T) {
 	})
 }
 
+// With so many chains that iptables-nft takes several steps.
+func TestSyncInSteps(t *testing.T) {
+	n := &node{NS: netns.NewT(t), t: t, variant: NFT}
+	n.backend = n.start()
+	all := tables()
+	for _, name := range []string{"tree", "external", "sticky", "tree", "empty"} {
+		for _, f := range n.backend.families {
+			f.chainsPerStep = 2
+		}
+		n.mustSync(all[name], service.Change{Node: true})
+		if diff := cmp.Diff(rendered(all[name]), n.ours()); diff != "" {
+			t.Errorf("%s (-rendered +kernel):\n%s", name, diff)
+		}
+	}
+}
+
 func TestSyncOfOnePool(t *testing.T) {
 	everyVariant(t, func(t *testing.T, n *node) {
 		one, two := resolved(20, 2), resolved(20, 3)

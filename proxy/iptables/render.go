@@ -135,7 +135,7 @@ const localnetWasOn = "route_localnet was on"
 func (r *renderer) senders() {
 	mark := r.opts.MasqueradeMark
 	r.nat[chainMasq] = []string{fmt.Sprintf("-j MARK --set-xmark %#x/%#x", mark, mark)}
-	var outside []string
+	outside := []string{fromNode + "-g " + chainMasq}
 	for _, match := range r.fromPods() {
 		outside = append(outside, match+"-j RETURN")
 	}
@@ -347,14 +347,14 @@ func (r *renderer) forward(keys []service.Key, alone bool) []string {
 	return out
 }
 
-// masksOutsiders: all senders go to one pool, and those from outside are
-// masqueraded. A cluster IP is like this.
+// masksOutsiders: all senders go to one pool, and those that are no pods are
+// masqueraded. Almost every cluster IP is like this.
 func masksOutsiders(f service.Frontend) bool {
 	to := f.Paths[service.FromPod]
 	masked := to
 	masked.Masquerade = true
 	return len(f.Sources) == 0 && forwards(to) && !to.Masquerade &&
-		f.Paths[service.FromNode] == to && f.Paths[service.FromOutside] == masked
+		f.Paths[service.FromNode] == masked && f.Paths[service.FromOutside] == masked
 }
 
 // forwarding are the rules for those who are admitted. Almost always all senders

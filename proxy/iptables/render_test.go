@@ -197,6 +197,85 @@ func TestScript(t *testing.T) {
 	}
 }
 
+// Divided into steps a script leads to the same, each step is one that the kernel
+// takes, and what packets meet of a table changes as a whole.
+func TestScriptInSteps(t *testing.T) {
+	all := tables()
+	rulesets := []Ruleset{nil, Render(resolved(40, 2), false, opts)}
+	for _, name := range []string{"empty", "by-sender", "external", "sticky", "tree"} {
+		rulesets = append(rulesets, Render(all[name], false, opts))
+	}
+	for i, have := range rulesets {
+		for j, want := range rulesets {
+			both := newScript(have, want)
+			allowed := map[string]bool{}
+			for _, rs := range []Ruleset{have, want, {filter: union(have[filter], want[filter])}} {
+				for _, table := range []string{nat, filter} {
+					allowed[met(table, rs[table])] = true
+				}
+			}
+			for _, chains := range []int{1, 5} {
+				state := have
+				for step := range strings.SplitAfterSeq(both.inSteps(chains).String(), "COMMIT\n") {
+					state = applyScript(state, step)
+					if wrong := unacceptable(state); wrong != "" {
+						t.Errorf("from %d to %d by %d: %s after\n%s", i, j, chains, wrong, step)
+					}
+					for table := range state {
+						if seen := met(table, state[table]); !allowed[seen] {
+							t.Errorf("from %d to %d by %d: after\n%spackets meet\n%s", i, j, chains, step, seen)
+						}
+					}
+				}
+				if diff := cmp.Diff(want.String(), state.String()); diff != "" {
+					t.Errorf("from %d to %d by %d (-want +got):\n%s", i, j, chains, diff)
+				}
+			}
+		}
+	}
+}
+
+// met are the chains to which a built-in chain leads.
+func met(table string, chains Chains) string {
+	from := Chains{}
+	for chain, rules := range chains {
+		if !ours(chain) {
+			from[chain] = rules
+		}
+	}
+	out := Chains{}
+	for len(from) > 0 {
+		next := Chains{}
+		for chain, rules := range from {
+			out[chain] = rules
+			for _, rule := range rules {
+				to := rule[strings.LastIndex(rule, " ")+1:]
+				if _, seen := out[to]; ours(to) && !seen {
+					next[to] = chains[to]
+				}
+			}
+		}
+		from = next
+	}
+	return Ruleset{table: out}.String()
+}
+
+// unacceptable says why the kernel would not take a rule set: it has a rule that leads
+// nowhere.
+func unacceptable(rs Ruleset) string {
+	for _, chains := range rs {
+		for chain, rules := range chains {
+			for _, rule := range rules {
+				to := rule[strings.LastIndex(rule, " ")+1:]
+				if _, there := chains[to]; ours(to) && !there {
+					return fmt.Sprintf("%s leads to %s, which is not there,", chain, to)
+				}
+			}
+		}
+	}
+	return ""
+}
+
 // applyScript does to a rule set what iptables-restore --noflush does.
 func applyScript(have Ruleset, script string) Ruleset {
 	rs := Ruleset{}

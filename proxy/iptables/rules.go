@@ -126,6 +126,90 @@ func newSection(table string, have, want Chains) section {
 	return s
 }
 
+// inSteps divides sections of more chains than one step is to have. That is for
+// iptables-nft, which for each line looks its chain up in a sorted list of all that
+// were named since the last COMMIT (as of 1.8.9), so that one step of 10,000 chains
+// takes it five times as long as many small ones do.
+//
+// What packets meet changes in one step all the same.
+func (s script) inSteps(chains int) script {
+	var out script
+	for _, part := range s {
+		if len(part.differ) <= chains {
+			out = append(out, part)
+			continue
+		}
+		fresh, meeting, stale := part.apart()
+		out = slices.Concat(out, part.divided(fresh, chains), part.divided(meeting, len(meeting)), part.divided(stale, chains))
+	}
+	return out
+}
+
+// apart tells the chains that differ by when they may change: new ones before anything
+// leads to them, each after those that it leads to itself; those that packets meet; and
+// those that go, each before those that it led to.
+//
+// The order of the new ones is that in which the kernel will follow the jumps of the
+// table at every commit, which takes it a third less time if it finds them in this
+// order in memory as well.
+func (s section) apart() (fresh, meeting, stale []string) {
+	begins, ends := map[string]bool{}, map[string]bool{}
+	for _, chain := range s.differ {
+		_, there := s.have[chain]
+		_, wanted := s.want[chain]
+		switch {
+		case !ours(chain) || there && wanted:
+			meeting = append(meeting, chain)
+		case wanted:
+			begins[chain] = true
+		default:
+			ends[chain] = true
+		}
+	}
+	fresh = slices.DeleteFunc(s.want.bottomUp(), func(chain string) bool { return !begins[chain] })
+	stale = slices.DeleteFunc(s.have.bottomUp(), func(chain string) bool { return !ends[chain] })
+	slices.Reverse(stale)
+	return fresh, meeting, stale
+}
+
+// divided makes sections of some chains each.
+func (s section) divided(differ []string, chains int) script {
+	var out script
+	for part := range slices.Chunk(differ, max(chains, 1)) {
+		out = append(out, section{table: s.table, have: s.have, want: s.want, differ: part})
+	}
+	return out
+}
+
+// bottomUp are all chains, each after those that it leads to. Where packets come from,
+// the built-in chains, is where it begins to look.
+func (c Chains) bottomUp() []string {
+	var out []string
+	seen := map[string]bool{}
+	var visit func(chain string)
+	visit = func(chain string) {
+		if seen[chain] {
+			return
+		}
+		seen[chain] = true
+		for _, rule := range c[chain] {
+			if to := rule[strings.LastIndexByte(rule, ' ')+1:]; ours(to) {
+				visit(to)
+			}
+		}
+		out = append(out, chain)
+	}
+	chains := slices.Sorted(maps.Keys(c))
+	for _, own := range []bool{false, true} {
+		for _, chain := range chains {
+			if ours(chain) == own {
+				visit(chain)
+			}
+		}
+	}
+	return out
+}
+
 func (s script) writeTo(w *bufio.Writer) {
 	for _, part := range s {
 		part.writeTo(w)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"unsafe"
 
@@ -39,17 +38,14 @@ type witness interface {
 func (b *Backend) Watch(ctx context.Context) error {
 	var listeners []*listener
 	for _, f := range b.families {
-		nft, err := f.usesNFT(ctx)
-		switch {
-		case err != nil:
-			return err
-		case nft:
+		if f.nft {
 			l := &listener{ipv6: f.ipv6}
 			listeners, f.witness = append(listeners, l), l
-		default:
-			if f.witness, err = newCensus(ctx, f.ipv6); err != nil {
-				return err
-			}
+			continue
+		}
+		var err error
+		if f.witness, err = newCensus(ctx, f.ipv6); err != nil {
+			return err
 		}
 	}
 	if len(listeners) == 0 {
@@ -67,11 +63,6 @@ func (b *Backend) Watch(ctx context.Context) error {
 		}
 	}
 	return err
-}
-
-func (t tool) usesNFT(ctx context.Context) (bool, error) {
-	version, err := run(ctx, nil, t.restoreCmd, "--version")
-	return strings.Contains(string(version), "nf_tables"), err
 }
 
 // listener is told by nf_tables of each change and who made it.
