@@ -124,26 +124,37 @@ func cleanupProxy(ctx context.Context, f backendFlags) error {
 func (f backendFlags) cleanupIptables(ctx context.Context) error {
 	variants := []string{f.iptablesVariant}
 	if f.iptablesVariant == "" || f.iptablesVariant == autoVariant {
-		variants = []string{"", iptables.Legacy, iptables.NFT}
+		variants = []string{iptables.Legacy, iptables.NFT, ""}
 	}
 	var missing []error
-	looked := false
-	for _, variant := range variants {
-		f.iptablesVariant = variant
-		backend, err := f.newIptables("")
+	for i, variant := range variants {
+		if i == 2 && len(missing) == 0 {
+			break // it is one of the two
+		}
+		left, err := iptables.Left(ctx, variant)
 		if errors.Is(err, exec.ErrNotFound) {
 			missing = append(missing, err)
 			continue
 		}
-		if err == nil {
-			looked, err = true, backend.Cleanup(ctx)
+		if err == nil && left {
+			f.iptablesVariant = variant
+			err = f.removeRules(ctx)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if !looked {
+	if len(missing) == len(variants) {
 		return errors.Join(missing...)
 	}
-	return nil
+	return iptables.RemoveCounters(ctx)
+}
+
+// removeRules removes those of the variant that is named.
+func (f backendFlags) removeRules(ctx context.Context) error {
+	backend, err := f.newIptables("")
+	if err != nil {
+		return err
+	}
+	return backend.Cleanup(ctx)
 }

@@ -152,9 +152,9 @@ func (c *counters) tidy(t *service.Table, change service.Change) {
 	}
 }
 
-// removeAll removes all counters that are ours, also those that the kernel has not yet
-// noticed to be in no rule any more.
-func (c *counters) removeAll(ctx context.Context) error {
+// RemoveCounters removes all counters that are ours, also those that the kernel has not
+// yet noticed to be in no rule any more.
+func RemoveCounters(ctx context.Context) error {
 	all, err := nfacct.List()
 	if err != nil {
 		return nil // the kernel has none

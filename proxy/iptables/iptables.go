@@ -199,7 +199,7 @@ func (b *Backend) Cleanup(ctx context.Context) error {
 	for _, f := range b.families {
 		errs = append(errs, f.become(ctx, nil))
 	}
-	return errors.Join(append(errs, b.counters.removeAll(ctx))...)
+	return errors.Join(append(errs, RemoveCounters(ctx))...)
 }
 
 // family is the rules of IPv4 or of IPv6.

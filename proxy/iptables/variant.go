@@ -26,7 +26,7 @@ var hints = []string{":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "}
 func HostVariant(ctx context.Context) (string, error) {
 	var saved [2]string
 	for i, variant := range []string{NFT, Legacy} {
-		if variant == Legacy && !legacyInUse() {
+		if variant == Legacy && !legacyInUse("ip_tables_names") {
 			break // iptables-legacy-save would make the tables that it looks for
 		}
 		path, err := exec.LookPath("iptables-" + variant + "-save")
@@ -64,9 +64,39 @@ func hinted(saved string) bool {
 
 func rules(saved string) int { return strings.Count(saved, "\n-A ") }
 
-// legacyInUse says whether this network namespace has a table of ip_tables.
-func legacyInUse() bool {
-	names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+// Left looks whether there are chains of ours among those that a variant sees; "" is
+// what the host calls iptables. It makes no tables, and is quick where there are no
+// rules. The error wraps exec.ErrNotFound if there are no commands.
+func Left(ctx context.Context, variant string) (bool, error) {
+	var missing []error
+	for _, family := range []struct{ command, tables string }{{"iptables", "ip_tables_names"}, {"ip6tables", "ip6_tables_names"}} {
+		name := family.command + "-save"
+		if variant != "" {
+			name = family.command + "-" + variant + "-save"
+		}
+		path, err := exec.LookPath(name)
+		if err != nil {
+			missing = append(missing, err)
+			continue
+		}
+		if variant == Legacy && !legacyInUse(family.tables) {
+			continue
+		}
+		out, err := run(ctx, nil, path)
+		if err != nil || strings.Contains(string(out), "\n:"+prefix) {
+			return err == nil, err
+		}
+	}
+	if len(missing) == 2 {
+		return false, errors.Join(missing...)
+	}
+	return false, nil
+}
+
+// legacyInUse says whether this network namespace has a table of ip_tables, or of
+// ip6_tables, by the name of the file that lists them.
+func legacyInUse(list string) bool {
+	names, err := os.ReadFile("/proc/thread-self/net/" + list)
 	if errors.Is(err, os.ErrNotExist) {
 		return false
 	}

@@ -38,3 +38,34 @@ func TestHostVariant(t *testing.T) {
 		})
 	}
 }
+
+// What is left of ours is found in each variant, and to look leaves no tables behind.
+func TestLeft(t *testing.T) {
+	for _, variant := range []string{Legacy, NFT} {
+		for command, want := range map[string]bool{
+			"iptables-" + variant + " -t nat -N FAIRLEAD-X":   true,
+			"ip6tables-" + variant + " -t nat -N FAIRLEAD-X":  true,
+			"iptables-" + variant + " -t nat -N NO-FAIRLEAD-": false,
+			"true": false,
+		} {
+			t.Run(variant+"/"+command, func(t *testing.T) {
+				ns := netns.NewT(t)
+				words := strings.Fields(command)
+				ns.RunT(t, words[0], words[1:]...)
+				var got bool
+				err := ns.Do(func() (err error) {
+					got, err = Left(t.Context(), variant)
+					return err
+				})
+				if err != nil || got != want {
+					t.Errorf("got %v, %v; want %v", got, err, want)
+				}
+				if command == "true" {
+					if tables := ns.RunT(t, "cat", "/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"); len(tables) > 0 {
+						t.Errorf("tables are there now: %s", tables)
+					}
+				}
+			})
+		}
+	}
+}
