@@ -5,6 +5,7 @@
 // Each test is short here. At its whole size it is run by
 //
 //	go test ./e2e/faults -full -timeout 60m -v
+//	go test ./e2e/faults -full -timeout 60m -v -run TestFaults/ebpf/killed
 package faults
 
 import (
@@ -41,6 +42,32 @@ func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 // modes are those of the proxies.
 var modes = []string{"iptables", "ebpf"}
 
+// TestFaults has one thing after the other happen to a cluster, in each mode.
+func TestFaults(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			c := newCluster(t, 2, mode)
+			for _, fault := range []struct {
+				name string
+				try  func(t *testing.T)
+			}{
+				{"killed", c.killed},
+				{"suspended", c.suspended},
+				{"SYN flood", c.synFlood},
+				{"many endpoints", c.manyEndpoints},
+				{"Services remade", c.servicesRemade},
+				{"many nodes", c.manyNodes},
+				{"table full", c.tableFull},
+				{"odd packets", c.oddPackets},
+				{"hostile pod", c.hostilePod},
+				{"rolling update", c.rollingUpdate}, // the last: of the pods none is left
+			} {
+				t.Run(fault.name, fault.try)
+			}
+		})
+	}
+}
+
 // size is how much of something a test does.
 func size[T any](short, whole T) T {
 	if *full {
@@ -55,6 +82,10 @@ type cluster struct {
 	mode    string
 	sources []traffic.Source
 }
+
+// frontends are those of its Service: at two virtual IPs and at nodes, of two families,
+// each for three protocols.
+const frontends = 12
 
 func newCluster(t *testing.T, nodes int, mode string) cluster {
 	t.Helper()
