@@ -33,9 +33,9 @@ func TestTrafficThroughRestarts(t *testing.T) {
 		{name: "killed", signal: unix.SIGKILL, mode: "ebpf"},
 		{name: "ended", signal: unix.SIGTERM, mode: "ebpf"},
 		{name: "maps of other sizes", signal: unix.SIGTERM, mode: "ebpf", flags: []string{"--map-size", "frontends=1000,backends=4000,flows=100000,datagrams=5000"}, left: " new"},
-		{name: "to iptables", signal: unix.SIGTERM, mode: "iptables", left: "sctp"},
+		{name: "to iptables", signal: unix.SIGTERM, mode: "iptables"},
 		{name: "and back", signal: unix.SIGTERM, mode: "ebpf", left: "udp outside"},
-		{name: "to iptables, killed", signal: unix.SIGKILL, mode: "iptables", left: "sctp"},
+		{name: "to iptables, killed", signal: unix.SIGKILL, mode: "iptables"},
 		{name: "and back, killed", signal: unix.SIGKILL, mode: "ebpf", left: "udp outside"},
 	} {
 		t.Run(step.name, func(t *testing.T) {

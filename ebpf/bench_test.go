@@ -52,7 +52,6 @@ func (n *node) toAndFro(w wire, backend netip.AddrPort) {
 		key := bpfFlowKey{Tuple: bpfTuple{Src: endpointOf(w.src), Dst: endpointOf(dst)}, Protocol: uint32(w.protocol)}
 		n.put(n.Flows, key, bpfFlow{
 			To:    bpfTuple{Src: endpointOf(w.src), Dst: endpointOf(other)},
-			Pool:  uint32(20 + i),
 			Stage: uint8(bpfStageSTAGE_OPEN),
 			Seen:  ticksNow(n),
 			Check: checkOf(key),

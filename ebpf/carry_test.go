@@ -20,7 +20,7 @@ func TestCarry(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := bpfFlowKey{Tuple: bpfTuple{Src: bpfEndpoint{Port: 7}}, Protocol: 6}
-	row := bpfFlow{To: bpfTuple{Dst: bpfEndpoint{Port: 8}}, Pool: 5, Seen: 4, Stage: 1, EndedBy: 1, Check: 9}
+	row := bpfFlow{To: bpfTuple{Dst: bpfEndpoint{Port: 8}}, Tag: 5, Seen: 4, Stage: 1, EndedBy: 1, Check: 9}
 	for name, change := range map[string]func(*ebpf.MapSpec) (put any, want bpfFlow){
 		"size": func(spec *ebpf.MapSpec) (any, bpfFlow) {
 			spec.MaxEntries *= 2

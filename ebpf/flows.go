@@ -39,18 +39,23 @@ func (d *DataPath) PutFlow(key FlowKey, forward Flow) error {
 	reply := forward
 	reply.Direction = uint8(bpfDirectionREPLY)
 	reply.To = bpfTuple{Src: key.Tuple.Dst, Dst: key.Tuple.Src}
-	replyKey := FlowKey{Tuple: bpfTuple{Src: forward.To.Dst, Dst: forward.To.Src}, Protocol: key.Protocol}
-	reply.Check = checkOf(replyKey)
+	back := replyKey(forward, key.Protocol)
+	reply.Check = checkOf(back)
 	if err := d.Begun.Put(uint32(0), uint32(1)); err != nil {
 		return fmt.Errorf("write to %s: %w", d.Begun, err)
 	}
-	if err := d.Flows.Update(&replyKey, &reply, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+	if err := d.Flows.Update(&back, &reply, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("write to %s: %w", d.Flows, err)
 	}
 	if err := d.Flows.Update(&key, &forward, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("write to %s: %w", d.Flows, err)
 	}
 	return nil
+}
+
+// replyKey is the key of the other direction's row.
+func replyKey(f Flow, protocol uint32) FlowKey {
+	return FlowKey{Tuple: bpfTuple{Src: f.To.Dst, Dst: f.To.Src}, Protocol: protocol}
 }
 
 // noteFlows tells programs that there are flows, if there are: of a version that did not.
@@ -69,25 +74,36 @@ func checkOf(k FlowKey) uint32 {
 	return t.Src.Addr.W[3] ^ t.Dst.Addr.W[3]<<1 ^ t.Dst.Addr.W[1] ^ uint32(t.Src.Port)<<16 ^ uint32(t.Dst.Port)
 }
 
-// PinnedFlows are those that are pinned under root, seen from the client: none, if
-// nothing is pinned there, or by a version with other rows.
-func PinnedFlows(root string) (map[FlowKey]Flow, error) {
+// PinnedFlow is a flow of packets, as the client sees it. The rows say what becomes of
+// its packets and of the answers, of which there may be none.
+type PinnedFlow struct {
+	Key            FlowKey
+	Forward, Reply Flow
+}
+
+// PinnedFlows are those that are pinned under root: none, if nothing is pinned there,
+// or by a version with other rows.
+func PinnedFlows(root string) ([]PinnedFlow, error) {
 	m, err := pinned(root, bpfMapFlows)
 	if m == nil {
 		return nil, err
 	}
 	defer func() { _ = m.Close() }()
-	flows := map[FlowKey]Flow{}
+	all := map[FlowKey]Flow{}
 	var key FlowKey
 	var row Flow
 	rows := m.Iterate()
 	for rows.Next(&key, &row) {
-		if row.Direction == uint8(bpfDirectionFORWARD) {
-			flows[key] = row
-		}
+		all[key] = row
 	}
 	if err := rows.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) { // flows came and went
 		return nil, fmt.Errorf("read %s: %w", m, err)
+	}
+	var flows []PinnedFlow
+	for key, row := range all {
+		if row.Direction == uint8(bpfDirectionFORWARD) {
+			flows = append(flows, PinnedFlow{key, row, all[replyKey(row, key.Protocol)]})
+		}
 	}
 	return flows, nil
 }

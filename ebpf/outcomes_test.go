@@ -350,14 +350,21 @@ func tryMalformed(n *node, f family, protocol uint8) {
 }
 
 // stage is how far a flow is, by the row that its packet w has.
-func (n *node) stage(w wire) bpfStage {
+func (n *node) stage(w wire) bpfStage { return bpfStage(n.row(w).Stage) }
+
+// tag is the verification tag that the row of a packet's direction has.
+func (n *node) tag(w wire) uint32 {
+	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, n.row(w).Tag))
+}
+
+// row is the row of a packet's direction.
+func (n *node) row(w wire) (row bpfFlow) {
 	n.Helper()
 	key := bpfFlowKey{Tuple: bpfTuple{Src: endpointOf(w.src), Dst: endpointOf(w.dst)}, Protocol: uint32(w.protocol)}
-	var row bpfFlow
 	if err := n.Flows.Lookup(key, &row); err != nil {
 		n.Fatalf("look for the row of %v: %v", w, err)
 	}
-	return bpfStage(row.Stage)
+	return row
 }
 
 // age makes a flow look as if its last packet was long ago.
@@ -412,6 +419,30 @@ func tryStages(n *node, f family, protocol uint8) {
 			if got := n.stage(row); got != e.want {
 				n.Errorf("packet %d: stage %d, want %d", i, got, e.want)
 			}
+		}
+	}
+}
+
+// Each row knows the verification tag of its direction, whatever comes in the other.
+func tryTags(n *node, f family, protocol uint8) {
+	if protocol != unix.IPPROTO_SCTP {
+		return
+	}
+	w := n.newFlow(f, protocol)
+	forward, reply := w.first, w.reply
+	forward.payload, forward.tag = append([]byte{10}, w.first.payload[1:]...), 0x01020304
+	reply.payload, reply.tag = append([]byte{2}, w.first.payload[1:]...), 0xcafebabe
+	want := [2]uint32{}
+	for i, in := range []wire{w.first, reply, forward, w.first, reply} {
+		n.run(n.PacketIn, "pod", in.frame(), 0)
+		switch i {
+		case 1:
+			want[1] = reply.tag
+		case 2:
+			want[0] = forward.tag
+		}
+		if got := [2]uint32{n.tag(w.first), n.tag(w.reply)}; got != want {
+			n.Errorf("after packet %d: tags %#x, want %#x", i, got, want)
 		}
 	}
 }

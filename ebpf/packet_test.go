@@ -303,6 +303,7 @@ func TestPacket(t *testing.T) {
 		"unsummed":          tryUnsummed,
 		"malformed":         tryMalformed,
 		"stages":            tryStages,
+		"tags":              tryTags,
 		"no port":           tryNoPort,
 		"over":              tryOver,
 		"thrown out":        tryThrownOut,

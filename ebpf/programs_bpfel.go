@@ -79,7 +79,7 @@ type bpfEndpoint struct {
 type bpfFlow struct {
 	_         structs.HostLayout
 	To        bpfTuple
-	Pool      uint32
+	Tag       uint32
 	Seen      uint32
 	Direction uint8
 	Stage     uint8

@@ -154,18 +154,21 @@ __noinline int follow(const struct packet *p, struct flow *f)
 		return NEVER;
 	__u32 now = ticks();
 	__u8 stage = p->fragment == LATER ? f->stage : stage_after(p, f);
-	if (stage == f->stage && now == f->seen)
+	__be32 tag = p->tag ? p->tag : f->tag; // INIT has none (RFC 9260, section 8.5.1)
+	if (stage == f->stage && now == f->seen && tag == f->tag)
 		return 0;
 	if (stage == STAGE_ENDING && f->stage < STAGE_ENDING)
 		f->ended_by = f->direction;
 	f->stage = stage;
 	f->seen = now;
+	f->tag = tag;
 	// Before kernel 6.2 a map takes nothing but what is on the stack.
 	struct flow_key other = p->key;
 	struct flow row = *f;
 	bpf_map_update_elem(&flows, &other, &row, BPF_ANY);
 	other_row(&p->key, f, &other, &row);
 	const struct flow *there = bpf_map_lookup_elem(&flows, &other);
+	row.tag = there ? there->tag : 0;
 	if (!there || same_tuple(&there->to, &row.to))
 		bpf_map_update_elem(&flows, &other, &row, BPF_ANY);
 	return 0;

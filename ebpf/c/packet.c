@@ -94,7 +94,6 @@ __noinline int choose_path(struct packet *p, struct flow *f)
 	int chosen = choose_backend(path.pool, &sender, &f->to.dst);
 	if (chosen == SOCK_LOST)
 		return PACKET_LOST;
-	f->pool = path.pool;
 	f->class = class | resets(p->key.protocol, path.pool);
 	p->masquerade = path.masquerade || same_addr(&f->to.dst.addr, &p->key.tuple.src.addr);
 	return chosen == SOCK_KEPT ? PACKET_KEPT : PACKET_BEGUN;

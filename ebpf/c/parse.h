@@ -70,6 +70,7 @@ enum fragment {
 struct packet {
 	struct flow_key key;
 	__u32 id; // of the fragments of one packet
+	__be32 tag; // SCTP: the verification tag
 	__u32 link; // by which it comes in or goes out
 	__u16 l3; // where the IP header starts
 	__u16 l4; // where the transport header starts
@@ -242,6 +243,7 @@ static __always_inline bool parse_start(const struct __sk_buff *skb, struct pack
 		if (!sctp || p->l4_len < sizeof(*sctp))
 			return false;
 		p->told = sctp->chunk;
+		p->tag = sctp->tag;
 		p->begins = p->told == SCTP_INIT;
 	} else {
 		p->begins = p->l4_len >= 8;

@@ -203,7 +203,7 @@ enum direction {
 // has thrown out (the map is LRU) is made anew from the other one.
 struct flow {
 	struct tuple to;
-	__u32 pool;
+	__be32 tag;      // SCTP: the verification tag of this direction's packets; 0: not seen
 	__u32 seen;      // when its last packet came, in 2^30 ns, a bit more than a second
 	__u8 direction;
 	__u8 stage;

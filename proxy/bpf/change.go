@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"slices"
 	"time"
@@ -30,12 +31,12 @@ func (b *Backend) takeOver(t *service.Table) error {
 		return err
 	}
 	for _, f := range flows {
-		frontend, ok := t.Frontend(f.Dst, f.Protocol)
+		_, ok := t.Frontend(f.Dst, f.Protocol)
 		class := t.Class(f.Src.Addr(), "")
 		if !ok || class == service.FromNode || !t.Serves(f.Dst, f.Protocol, f.ToDst) {
 			continue
 		}
-		row := ebpf.Flow{Stage: ebpf.StageOpen, Class: uint8(classes[class]), Pool: b.have.pools[frontend.Paths[class].Pool].number}
+		row := ebpf.Flow{Stage: ebpf.StageOpen, Class: uint8(classes[class])}
 		row.To.Src, row.To.Dst = endpointRow(f.ToSrc), endpointRow(f.ToDst)
 		key := ebpf.FlowKey{Protocol: uint32(f.Protocol)}
 		key.Tuple.Src, key.Tuple.Dst = endpointRow(f.Src), endpointRow(f.Dst)
@@ -60,7 +61,8 @@ func tellNetfilter(root string) error {
 		return err
 	}
 	var flows []conntrack.Flow
-	for key, row := range rows {
+	for _, has := range rows {
+		key, row := has.Key, has.Forward
 		stages := []uint8{ebpf.StageOpening, ebpf.StageOpen, ebpf.StageEnding}
 		if !slices.Contains(stages, row.Stage) {
 			continue
@@ -69,10 +71,15 @@ func tellNetfilter(root string) error {
 			Protocol: service.Protocol(key.Protocol), Lasts: lasts[service.Protocol(key.Protocol)],
 			Src: endpointOf(key.Tuple.Src), Dst: endpointOf(key.Tuple.Dst),
 			ToSrc: endpointOf(row.To.Src), ToDst: endpointOf(row.To.Dst),
+			Tag: tagOf(row), ReplyTag: tagOf(has.Reply),
 		}
 		flows = append(flows, f)
 	}
 	return conntrack.Insert(flows)
+}
+
+func tagOf(row ebpf.Flow) uint32 {
+	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, row.Tag))
 }
 
 // lasts is how long netfilter remembers a flow without packets, until it has seen

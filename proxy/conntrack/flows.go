@@ -21,6 +21,9 @@ type Flow struct {
 	Src, Dst     netip.AddrPort
 	ToSrc, ToDst netip.AddrPort
 	Lasts        time.Duration // without a packet
+	// Tag and ReplyTag are the verification tags of an SCTP association's packets, in
+	// either direction; 0 if not known.
+	Tag, ReplyTag uint32
 }
 
 // Translated lists the flows of one protocol whose destination netfilter translates,
@@ -72,7 +75,8 @@ func Insert(flows []Flow) error {
 	return nil
 }
 
-// Of linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_tcp.h.
+// Of linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_tcp.h,
+// nf_conntrack_sctp.h.
 const (
 	newFlow = unix.NFNL_SUBSYS_CTNETLINK << 8
 
@@ -86,13 +90,17 @@ const (
 	ctaNatPortMin, ctaNatPortMax                 = 1, 2
 	ctaTCP, ctaTCPState                          = 1, 1
 	ctaTCPFlagsOrig, ctaTCPFlagsReply            = 4, 5
+	ctaSCTP, ctaSCTPState                        = 3, 1
+	ctaSCTPTagOrig, ctaSCTPTagReply              = 2, 3
+	sctpEstablished                              = 4
 	seenReply, assured, confirmed                = 1 << 1, 1 << 2, 1 << 3
 	tcpEstablished, tcpLiberal                   = 3, 0x08
 	nfnetlinkVersion                       uint8 = 0
 )
 
 // message is what 'conntrack --create' sends. Of a TCP flow the kernel cannot know
-// the window, and is told not to judge by it.
+// the window, and is told not to judge by it. Of an SCTP association whose tags it does
+// not know it takes no packets until it has seen a HEARTBEAT of both sides.
 func (f Flow) message() (mdlayher.Message, error) {
 	e := mdlayher.NewAttributeEncoder()
 	e.ByteOrder = binary.BigEndian
@@ -110,6 +118,17 @@ func (f Flow) message() (mdlayher.Message, error) {
 				e.Uint8(ctaTCPState, tcpEstablished)
 				e.Bytes(ctaTCPFlagsOrig, []byte{tcpLiberal, tcpLiberal}) // and mask
 				e.Bytes(ctaTCPFlagsReply, []byte{tcpLiberal, tcpLiberal})
+				return nil
+			})
+			return nil
+		})
+	}
+	if f.Protocol == service.SCTP && f.Tag != 0 && f.ReplyTag != 0 {
+		e.Nested(ctaProtoInfo, func(e *mdlayher.AttributeEncoder) error {
+			e.Nested(ctaSCTP, func(e *mdlayher.AttributeEncoder) error {
+				e.Uint8(ctaSCTPState, sctpEstablished)
+				e.Uint32(ctaSCTPTagOrig, f.Tag)
+				e.Uint32(ctaSCTPTagReply, f.ReplyTag)
 				return nil
 			})
 			return nil
