@@ -117,11 +117,10 @@ func (p *nodePools) note(news watch.News) {
 	keep(p.nodes, news.Update.Nodes)
 	keep(p.pools, news.IPPools)
 	keep(p.blocks, news.IPBlocks)
-	self := p.nodes[p.name]
-	p.mu.Unlock()
-	if p.shim != nil && self != nil {
-		p.shim.note(self)
+	if self := p.nodes[p.name]; p.shim != nil && self != nil {
+		p.shim.note(self, p.nodes)
 	}
+	p.mu.Unlock()
 	p.poke()
 }
 

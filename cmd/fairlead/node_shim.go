@@ -61,10 +61,16 @@ func (f shimFlags) newShim() (*nodeShim, error) {
 	}, nil
 }
 
-// note takes in what the node's addresses and its own pods' ranges are.
-func (s *nodeShim) note(self *service.Node) {
+// note takes in what the node's addresses and its own pods' ranges are, and those of all.
+func (s *nodeShim) note(self *service.Node, all map[string]*service.Node) {
+	var others []netip.Prefix
+	for _, n := range all {
+		if n != self {
+			others = append(others, n.PodCIDRs...)
+		}
+	}
 	s.mu.Lock()
-	s.wanted.Addrs, s.wanted.Own = self.Addresses, self.PodCIDRs
+	s.wanted.Addrs, s.wanted.Own, s.wanted.Others = self.Addresses, self.PodCIDRs, others
 	s.mu.Unlock()
 	s.poke()
 }

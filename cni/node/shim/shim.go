@@ -15,11 +15,12 @@
 //   - IPv6: neighbour discovery knows no such filter. Pods reach it by its
 //     link-local address, which nobody else asks for.
 //
-// What pods send by way of the node, to a virtual IP or to a pod behind another node,
-// is answered to the node: with the pod's address the answer would go straight to
-// the pod on the wire, from a sender that the pod never asked, or past the node's
-// connection tracking. So it leaves with the node's address, unless it goes to a pod
-// behind the node itself, which sees who asks.
+// What pods send by way of the node to a virtual IP is answered to the node: with the
+// pod's address the answer would go straight to the pod on the wire, from a sender that
+// the pod never asked. So it leaves with the node's address. Pods behind nodes see who
+// asks: those behind another node on the master's link answer straight to the pod, and
+// connection tracking is not told of the half that passes here. What goes to pods by
+// another link, a tunnel say, leaves with the node's address too.
 //
 // The package is told what is wanted (Sync) and finds out what the kernel lacks.
 package shim
@@ -45,6 +46,8 @@ type Wanted struct {
 	// Own are ranges of pods behind this node, whose answers come back here anyway:
 	// they see who asked.
 	Own []netip.Prefix
+	// Others are ranges of pods behind other nodes.
+	Others []netip.Prefix
 }
 
 // addr is the node's address of a family.

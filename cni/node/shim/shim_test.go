@@ -18,6 +18,7 @@ func TestCleanup(t *testing.T) {
 	ns.RunT(t, "sh", "-ec", `
 		ip link set lo up
 		ip link add eth0 type bridge
+		ip link set dev eth0 addrgenmode none # an address more would come when it likes
 		ip addr add 192.168.10.1/24 dev eth0
 		ip addr add fd00:10::1/64 dev eth0 nodad
 		ip link set eth0 up
@@ -31,6 +32,8 @@ func TestCleanup(t *testing.T) {
 		Addrs:  []netip.Addr{netip.MustParseAddr("192.168.10.1"), netip.MustParseAddr("fd00:10::1")},
 		Blocks: []netip.Prefix{netip.MustParsePrefix("192.168.10.64/28"), netip.MustParsePrefix("fd00:10::40/122")},
 		Own:    []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+		// By mistake one is in another.
+		Others: []netip.Prefix{netip.MustParsePrefix("10.244.2.128/25"), netip.MustParsePrefix("10.244.3.0/24"), netip.MustParsePrefix("10.244.2.0/24")},
 	}
 	err := ns.Do(func() error {
 		k, err := Open()

@@ -16,6 +16,11 @@ import (
 //	table ip fairlead-shim {
 //		set pods { type ipv4_addr; flags interval; }
 //		set own { type ipv4_addr; flags interval; }
+//		set others { type ipv4_addr; flags interval; }
+//		chain prerouting {
+//			type filter hook prerouting priority raw;
+//			ip saddr @pods ip daddr @others fib daddr oifname "eth0" notrack
+//		}
 //		chain postrouting {
 //			type nat hook postrouting priority srcnat;
 //			ip saddr @pods ip daddr != @own masquerade fully-random
@@ -26,7 +31,10 @@ import (
 //		}
 //	}
 //
-// The second chain: a pod that asks for a virtual IP of which the backend is on
+// The first chain: what goes to another node on the pod's own link is answered straight
+// to the pod. Connection tracking would see one half of it, and take it for invalid.
+//
+// The last chain: a pod that asks for a virtual IP of which the backend is on
 // its own link would be told to go there directly, and believe it.
 type table struct {
 	conn *nftables.Conn
@@ -48,7 +56,10 @@ func (t *table) close() { _ = t.conn.CloseLasting() }
 
 // sync writes what differs from the last time, and what somebody has removed.
 func (t *table) sync(w Wanted) error {
-	want := []string{fmt.Sprint(of(w.Blocks, true), of(w.Own, true)), fmt.Sprint(of(w.Blocks, false), of(w.Own, false))}
+	var want []string
+	for _, is4 := range []bool{true, false} {
+		want = append(want, fmt.Sprint(w.Master, of(w.Blocks, is4), of(w.Own, is4), of(w.Others, is4)))
+	}
 	there, err := t.there()
 	if err != nil {
 		return err
@@ -58,7 +69,7 @@ func (t *table) sync(w Wanted) error {
 	}
 	t.have = nil
 	for _, is4 := range []bool{true, false} {
-		if err := t.write(is4, of(w.Blocks, is4), of(w.Own, is4)); err != nil {
+		if err := t.write(is4, w); err != nil {
 			return fmt.Errorf("queue rules of the macvlan shim: %w", err)
 		}
 	}
@@ -84,10 +95,11 @@ func (t *table) there() (bool, error) {
 	return n == 2, nil
 }
 
+// of are the ranges of a family, none of which is in another.
 func of(prefixes []netip.Prefix, is4 bool) []netip.Prefix {
 	kept := slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return p.Addr().Is4() != is4 })
-	slices.SortFunc(kept, netip.Prefix.Compare)
-	return kept
+	slices.SortFunc(kept, netip.Prefix.Compare) // a range goes before those in it
+	return slices.CompactFunc(kept, func(a, b netip.Prefix) bool { return a.Overlaps(b) })
 }
 
 // header says where in an IP header the addresses are.
@@ -105,7 +117,7 @@ var (
 
 // write queues the whole table of a family. It is removed first, and before that
 // added, so that there is one to remove: a transaction is one step.
-func (t *table) write(is4 bool, pods, own []netip.Prefix) error {
+func (t *table) write(is4 bool, w Wanted) error {
 	h := ipv6
 	if is4 {
 		h = ipv4
@@ -116,9 +128,17 @@ func (t *table) write(is4 bool, pods, own []netip.Prefix) error {
 	t.conn.AddTable(table)
 	podSet := &nftables.Set{Table: table, ID: 1, Name: "pods", KeyType: h.kind, Interval: true}
 	ownSet := &nftables.Set{Table: table, ID: 2, Name: "own", KeyType: h.kind, Interval: true}
-	if err := errors.Join(t.conn.AddSet(podSet, elements(pods)), t.conn.AddSet(ownSet, elements(own))); err != nil {
+	otherSet := &nftables.Set{Table: table, ID: 3, Name: "others", KeyType: h.kind, Interval: true}
+	err := errors.Join(
+		t.conn.AddSet(podSet, elements(of(w.Blocks, is4))), t.conn.AddSet(ownSet, elements(of(w.Own, is4))),
+		t.conn.AddSet(otherSet, elements(of(w.Others, is4))))
+	if err != nil {
 		return err
 	}
+	prerouting := t.conn.AddChain(&nftables.Chain{
+		Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+	})
 	postrouting := t.conn.AddChain(&nftables.Chain{
 		Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
@@ -127,27 +147,45 @@ func (t *table) write(is4 bool, pods, own []netip.Prefix) error {
 		Name: "output", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
 	})
+	t.conn.AddRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: h.notrack(podSet, otherSet, w.Master)})
 	t.conn.AddRule(&nftables.Rule{Table: table, Chain: postrouting, Exprs: h.masquerade(podSet, ownSet)})
 	t.conn.AddRule(&nftables.Rule{Table: table, Chain: output, Exprs: h.dropRedirects()})
 	return nil
 }
 
-func (h header) masquerade(pods, own *nftables.Set) []expr.Any {
+// match is the start of a rule for what comes from an address in one set and goes to
+// one in another, or with not to none in it.
+func (h header) match(from, to *nftables.Set, not bool) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: h.source, Len: h.length},
-		&expr.Lookup{SourceRegister: 1, SetName: pods.Name, SetID: pods.ID},
+		&expr.Lookup{SourceRegister: 1, SetName: from.Name, SetID: from.ID},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: h.destination, Len: h.length},
-		&expr.Lookup{SourceRegister: 1, SetName: own.Name, SetID: own.ID, Invert: true},
-		&expr.Masq{FullyRandom: true},
+		&expr.Lookup{SourceRegister: 1, SetName: to.Name, SetID: to.ID, Invert: not},
 	}
 }
 
+func (h header) notrack(pods, others *nftables.Set, master string) []expr.Any {
+	return append(h.match(pods, others, false),
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultOIFNAME: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: interfaceName(master)},
+		&expr.Notrack{})
+}
+
+func (h header) masquerade(pods, own *nftables.Set) []expr.Any {
+	return append(h.match(pods, own, true), &expr.Masq{FullyRandom: true})
+}
+
+// interfaceName is a name as rules have it: of IFNAMSIZ bytes.
+func interfaceName(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
+}
+
 func (h header) dropRedirects() []expr.Any {
-	name := make([]byte, 16) // IFNAMSIZ
-	copy(name, Name)
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: interfaceName(Name)},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{h.icmp}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
