@@ -230,16 +230,17 @@ func (s *links) attachAll() error {
 	if err := s.markAll(all); err != nil {
 		return err
 	}
+	// The first packet may be one to masquerade.
+	if err := s.syncAddrs(); err != nil {
+		return err
+	}
 	s.roles = map[int]role{}
 	for _, l := range all {
 		if err := ignoreGone(s.attachLink(l, roleOf(l, types[l.Attrs().MasterIndex]))); err != nil {
 			return err
 		}
 	}
-	if err := s.forget(); err != nil {
-		return err
-	}
-	return s.syncAddrs()
+	return s.forget()
 }
 
 // attachLink gives a link the programs of its role.

@@ -110,12 +110,13 @@ func runningHere(name string) int {
 	return 0
 }
 
-// cleanupProxy removes what 'fairlead proxy' programmed, in whatever mode.
+// cleanupProxy removes what 'fairlead proxy' programmed, in whatever mode. What flows of
+// packets there are go on if another proxy's rules are in the kernel.
 func cleanupProxy(ctx context.Context, f backendFlags) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	return errors.Join(bpf.Remove(f.bpf.Root), f.cleanupIptables(ctx))
+	return errors.Join(bpf.HandOver(f.bpf.Root), f.cleanupIptables(ctx))
 }
 
 // cleanupIptables removes all rules: as long as the flags do not name one, with

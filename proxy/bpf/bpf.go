@@ -13,9 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 
+	"github.com/vishvananda/netns"
+
 	"github.com/fairlead/fairlead/ebpf"
+	"github.com/fairlead/fairlead/proxy/conntrack"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
@@ -48,11 +52,14 @@ func MapNames() []string {
 type Backend struct {
 	path      *ebpf.DataPath
 	config    Config
-	have      *state // nil: unknown, the maps must be read
-	left      bool   // something did not fit: it is tried again at each Sync
+	ns        netns.NsHandle // the node's
+	have      *state         // nil: unknown, the maps must be read
+	left      bool           // something did not fit: it is tried again at each Sync
 	published bool
 	written   int  // rows by the last Sync
 	stale     bool // sockets may be connected to backends that are gone
+	holds     bool // netfilter is held to flows of its own, see conntrack.Hold
+	looks     int  // calls of Intact meanwhile
 	cannotEnd bool // them; it was said
 }
 
@@ -64,7 +71,25 @@ func New(config Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{path: path, config: config, stale: true}, nil
+	ns, err := netns.Get()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open network namespace: %w", err), path.Close())
+	}
+	return &Backend{path: path, config: config, ns: ns, stale: true, holds: true}, nil
+}
+
+// inNode calls f in the network namespace of the node.
+func (b *Backend) inNode(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
+		err := netns.Set(b.ns)
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // String says what is in use, for logs.
@@ -98,7 +123,7 @@ func (b *Backend) Sync(_ context.Context, t *service.Table, change service.Chang
 		return err
 	}
 	if !b.published {
-		if err := b.takeOver(t); err != nil {
+		if err := b.inNode(func() error { return b.takeOver(t) }); err != nil {
 			return fmt.Errorf("take flows over from netfilter: %w", err)
 		}
 		if err := b.path.Publish(); err != nil {
@@ -176,18 +201,17 @@ func (b *Backend) Intact() (bool, error) {
 	if !ok && err == nil {
 		b.published, b.have = false, nil
 	}
+	if ok && err == nil {
+		err = b.inNode(b.release)
+	}
 	return ok, err
 }
 
 // Cleanup removes everything that is the backend's from the kernel. The backend is
 // of no use afterwards.
 func (b *Backend) Cleanup(context.Context) error {
-	return errors.Join(b.path.Close(), ebpf.Remove(b.config.Root))
+	return errors.Join(b.inNode(conntrack.Release), b.Close(), ebpf.Remove(b.config.Root))
 }
 
 // Close ends the use of the maps. What is programmed stays.
-func (b *Backend) Close() error { return b.path.Close() }
-
-// Remove removes what any Backend programmed under root, whether its process runs
-// or not.
-func Remove(root string) error { return ebpf.Remove(root) }
+func (b *Backend) Close() error { return errors.Join(b.path.Close(), b.ns.Close()) }

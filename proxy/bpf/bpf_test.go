@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -37,7 +38,7 @@ func startIn(t testing.TB, ns *netns.NS, config Config) *Backend {
 	}
 	t.Cleanup(func() {
 		_ = b.Close() // again, where the test has
-		if err := ns.Do(func() error { return Remove(config.Root) }); err != nil {
+		if err := ns.Do(func() error { return HandOver(config.Root) }); err != nil {
 			t.Error(err)
 		}
 	})
@@ -261,5 +262,32 @@ func TestConnections(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// Netfilter is held to the flows that it translates until there are none.
+func TestReleasesNetfilter(t *testing.T) {
+	node := netns.NewT(t)
+	b := startIn(t, node, Config{})
+	sync(t, b, cluster(1, 1), service.Change{})
+	held := func() bool { return strings.Contains(node.RunT(t, "nft", "list", "tables"), "fairlead-hold") }
+	if !held() {
+		t.Error("rules may go, and with them flows")
+	}
+	node.RunT(t, "conntrack", "-I", "-p", "tcp", "--state", "ESTABLISHED", "-t", "100", "-s", "10.0.0.2", "-d", "10.96.0.10", "--sport", "1000", "--dport", "80",
+		"--reply-src", "10.128.0.1", "--reply-dst", "10.0.0.2", "--reply-port-src", "80", "--reply-port-dst", "1000")
+	look := func() {
+		for range looksUntilRelease {
+			if ok, err := b.Intact(); err != nil || !ok {
+				t.Fatal(ok, err)
+			}
+		}
+	}
+	if look(); !held() {
+		t.Error("a flow is translated, and nobody holds it")
+	}
+	node.RunT(t, "conntrack", "-F")
+	if look(); held() {
+		t.Error("it is held for nothing")
 	}
 }

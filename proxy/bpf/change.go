@@ -16,15 +16,18 @@ import (
 //
 // The socket path has nothing to change: its connections lead to the backend itself,
 // whoever translates others. Of packets, netfilter goes on with the TCP and SCTP flows
-// that it tracks, whether there are rules or not, because to us their packets begin
-// nothing. Of UDP, every packet may begin a flow: so we are told of those that there
-// are.
+// that it translates, because to us their packets begin nothing: it is held to that when
+// the rules go (conntrack.Hold). Of UDP, every packet may begin a flow: so we are told
+// of those that there are.
 
 // takeOver makes rows for the UDP flows that netfilter translates the way that the
 // Table says. Those of the node itself it has translated before we see them.
 func (b *Backend) takeOver(t *service.Table) error {
 	if !b.path.BeginsEmpty() {
 		return nil
+	}
+	if err := conntrack.Hold(); err != nil {
+		return err
 	}
 	flows, err := conntrack.Translated(service.UDP)
 	if err != nil {
@@ -47,12 +50,34 @@ func (b *Backend) takeOver(t *service.Table) error {
 	return nil
 }
 
+// looksUntilRelease is how many calls of Intact go by before it is looked again whether
+// netfilter translates something: where there are many flows that takes a while.
+const looksUntilRelease = 6
+
+// release lets netfilter stop when the last flow has ended that it translated before
+// the node changed to this backend.
+func (b *Backend) release() error {
+	if !b.holds {
+		return nil
+	}
+	if b.looks++; b.looks%looksUntilRelease != 0 {
+		return nil
+	}
+	flows, err := conntrack.Translated(service.TCP, service.UDP, service.SCTP)
+	if err != nil || len(flows) > 0 {
+		return err
+	}
+	b.holds = false
+	return conntrack.Release()
+}
+
 // HandOver gives netfilter, whose rules are in the kernel already, the flows of the
-// backend whose pins are under root, and removes that, as Remove does.
+// backend whose pins are under root, and removes that, whether its process runs or
+// not. Where nobody's rules are, the flows end.
 //
 //	tell netfilter ─▶ begin no flows ─▶ tell it of those that began meanwhile ─▶ remove
 func HandOver(root string) error {
-	return errors.Join(tellNetfilter(root), ebpf.BeginNone(root), tellNetfilter(root), ebpf.Remove(root))
+	return errors.Join(tellNetfilter(root), ebpf.BeginNone(root), tellNetfilter(root), ebpf.Remove(root), conntrack.Release())
 }
 
 func tellNetfilter(root string) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	mdlayher "github.com/mdlayher/netlink"
@@ -26,9 +27,9 @@ type Flow struct {
 	Tag, ReplyTag uint32
 }
 
-// Translated lists the flows of one protocol whose destination netfilter translates,
+// Translated lists the flows of some protocols whose destination netfilter translates,
 // in the network namespace of the calling thread: none, where it does not track any.
-func Translated(protocol service.Protocol) ([]Flow, error) {
+func Translated(protocols ...service.Protocol) ([]Flow, error) {
 	var flows []Flow
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		found, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
@@ -44,7 +45,7 @@ func Translated(protocol service.Protocol) ([]Flow, error) {
 				Src:      addrPort(f.Forward.SrcIP, f.Forward.SrcPort), Dst: addrPort(f.Forward.DstIP, f.Forward.DstPort),
 				ToSrc: addrPort(f.Reverse.DstIP, f.Reverse.DstPort), ToDst: addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort),
 			}
-			if flow.Protocol == protocol && flow.Dst != flow.ToDst {
+			if slices.Contains(protocols, flow.Protocol) && flow.Dst != flow.ToDst {
 				flows = append(flows, flow)
 			}
 		}
@@ -67,6 +68,9 @@ func Insert(flows []Flow) error {
 		m, err := f.message()
 		if err == nil {
 			_, err = conn.Execute(m)
+		}
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+			return nil // the kernel has no connection tracking
 		}
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("insert flow %s to %s: %w", f.Src, f.Dst, err)
