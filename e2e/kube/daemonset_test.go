@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/fairlead/fairlead/e2e/cgroup"
 	"github.com/fairlead/fairlead/e2e/kube"
@@ -38,6 +39,7 @@ type machine struct {
 	t           *testing.T
 	api         *kube.Server
 	audit       string // path of the API server's log of requests
+	underlay    *netns.NS
 	node        *netns.NS
 	client, web *netns.NS
 	cgroup      *cgroup.Cgroup
@@ -80,22 +82,30 @@ func newMachine(t *testing.T) *machine {
 	t.Helper()
 	m := &machine{t: t, node: netns.NewT(t), client: netns.NewT(t), web: netns.NewT(t), cgroup: cgroup.NewT(t), dir: t.TempDir()}
 	m.client.Join(m.cgroup)
-	underlay := netns.NewT(t)
-	underlay.RunT(t, "sh", "-ec", `
-		ip link set lo up
-		ip link add eth0 type veth peer eth0 netns `+m.node.Path()+`
-		ip addr add `+lab.Gateway().String()+`/24 dev eth0
-		ip link set eth0 up`)
+	m.underlay = underlay(t, m.node)
 	m.node.RunT(t, "sh", "-ec", `
-		ip link set lo up
-		ip addr add 192.168.244.11/24 dev eth0
-		ip link set eth0 up
 		ip route add default via `+lab.Gateway().String()+`
 		sysctl -qw net.ipv4.ip_forward=1`)
 	m.plug(m.client, "10.244.1.2")
 	m.plug(m.web, "10.244.1.3")
-	m.startAPIServer(underlay)
+	m.startAPIServer()
 	return m
+}
+
+// underlay makes the network of an API server, and node-1 on it.
+func underlay(t *testing.T, node *netns.NS) *netns.NS {
+	t.Helper()
+	ns := netns.NewT(t)
+	ns.RunT(t, "sh", "-ec", `
+		ip link set lo up
+		ip link add eth0 type veth peer eth0 netns `+node.Path()+`
+		ip addr add `+lab.Gateway().String()+`/24 dev eth0
+		ip link set eth0 up`)
+	node.RunT(t, "sh", "-ec", `
+		ip link set lo up
+		ip addr add 192.168.244.11/24 dev eth0
+		ip link set eth0 up`)
+	return ns
 }
 
 // plug connects a pod as a CNI plugin would.
@@ -115,14 +125,14 @@ func (m *machine) plug(pod *netns.NS, addr string) {
 		ip route add default via 10.244.1.1`)
 }
 
-func (m *machine) startAPIServer(underlay *netns.NS) {
+func (m *machine) startAPIServer() {
 	m.t.Helper()
 	dir := m.t.TempDir()
 	m.audit = filepath.Join(dir, "audit.log")
 	policy := filepath.Join(dir, "policy.yaml")
 	m.must(os.WriteFile(policy, []byte(`{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}`), 0o600))
 	var err error
-	m.api, err = kube.Start(m.t.Context(), underlay, lab.Gateway(), dir, "--audit-policy-file", policy, "--audit-log-path", m.audit)
+	m.api, err = kube.Start(m.t.Context(), m.underlay, lab.Gateway(), dir, "--audit-policy-file", policy, "--audit-log-path", m.audit)
 	m.must(err)
 	m.t.Cleanup(func() {
 		if err := m.api.Stop(); err != nil {
@@ -382,10 +392,25 @@ func TestDaemonSet(t *testing.T) {
 			kill()
 			if mode == "iptables" {
 				m.checkNode(daemonSet(t, objects, "fairlead-node"))
+			} else {
+				m.checkChange(rendered(t, "proxy.mode=iptables"))
 			}
 			m.checkRights(objects)
 		})
 	}
+}
+
+// checkChange looks whether nothing of mode ebpf is left when another mode is chosen.
+func (m *machine) checkChange(objects []*unstructured.Unstructured) {
+	m.t.Helper()
+	const pins = "find /sys/fs/bpf -name 'fairlead*'"
+	if got := m.containerd.Run(m.t, "sh", "-c", pins+" 2>/dev/null || true"); got == "" {
+		m.t.Error("mode ebpf has no pins where they are looked for")
+	}
+	apply(m.t, m.api, objects, false)
+	defer m.run(daemonSet(m.t, objects, "fairlead-proxy"))()
+	m.await("nothing left of mode ebpf", func() bool { return m.containerd.Run(m.t, "sh", "-c", pins+" 2>/dev/null || true") == "" })
+	m.awaitAnswer()
 }
 
 func container(ds *appsv1.DaemonSet) *corev1.Container { return &ds.Spec.Template.Spec.Containers[0] }

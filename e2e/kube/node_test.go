@@ -19,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/fairlead/fairlead/e2e/lab"
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
@@ -64,22 +63,12 @@ func newAgent(t *testing.T, nodes ...*corev1.Node) *agent {
 func prepareAgent(t *testing.T, nodes ...*corev1.Node) *agent {
 	t.Helper()
 	a := &agent{cluster: cluster{t: t}, ns: netns.NewT(t), conf: t.TempDir(), log: &lines{}}
-	underlay := netns.NewT(t)
-	underlay.RunT(t, "sh", "-ec", `
-		ip link set lo up
-		ip link add eth0 type veth peer eth0 netns `+a.ns.Path()+`
-		ip addr add `+lab.Gateway().String()+`/24 dev eth0
-		ip link set eth0 up`)
-	a.ns.RunT(t, "sh", "-ec", `
-		ip link set lo up
-		ip addr add 192.168.244.11/24 dev eth0
-		ip link set eth0 up`)
-	kubeconfig, err := a.startAPIServer(t.Context(), underlay)
+	kubeconfig, err := a.startAPIServer(t.Context(), underlay(t, a.ns))
 	a.must(err)
 	for _, n := range nodes {
 		a.createNode(n)
 	}
-	a.args = []string{"node", "--kubeconfig", kubeconfig, "--node-name", "node-1", "--cni-bin-dir", "", "--cni-conf-dir", a.conf}
+	a.args = []string{"node", "--kubeconfig", kubeconfig, "--node-name", "node-1", "--inspect-socket", "", "--cni-bin-dir", "", "--cni-conf-dir", a.conf}
 	t.Cleanup(func() {
 		if a.cmd != nil {
 			a.kill()
