@@ -140,7 +140,7 @@ func metricsTold(t *testing.T) map[string]bool {
 		t.Fatal(err)
 	}
 	addPod(t, ns, `{"cniVersion": "1.1.0", "name": "pods", "type": "fairlead-cni", `+ipam)
-	run("node", "--cni-bin-dir", "", "--cni-conf-dir", conf, "--conf-template", template, "--ipam-data-dir", filepath.Join(conf, "ipam"), "--metrics-bind-address", "127.0.0.1:10247")
+	run("node", "--inspect-socket", "", "--cni-bin-dir", "", "--cni-conf-dir", conf, "--conf-template", template, "--ipam-data-dir", filepath.Join(conf, "ipam"), "--metrics-bind-address", "127.0.0.1:10247")
 	told := map[string]bool{}
 	scrape(t, ns, "127.0.0.1:10249", told, "kubeproxy_network_programming_duration_seconds")
 	scrape(t, ns, "127.0.0.1:10247", told, "fairlead_node_problems")

@@ -17,6 +17,9 @@ type (
 	Flow = bpfFlow
 )
 
+// Forward says of which of the two rows of a flow this is: that of the client's packets.
+func (f Flow) Forward() bool { return f.Direction == uint8(bpfDirectionFORWARD) }
+
 // Stages of a Flow that has begun and is not over.
 const (
 	StageOpening = uint8(bpfStageSTAGE_OPENING)
@@ -101,7 +104,7 @@ func PinnedFlows(root string) ([]PinnedFlow, error) {
 	}
 	var flows []PinnedFlow
 	for key, row := range all {
-		if row.Direction == uint8(bpfDirectionFORWARD) {
+		if row.Forward() {
 			flows = append(flows, PinnedFlow{key, row, all[replyKey(row, key.Protocol)]})
 		}
 	}

@@ -37,9 +37,11 @@ func (f *askFlags) registerOutput(cmd *cobra.Command, formats ...string) {
 	cmd.Flags().StringVarP(&f.output, "output", "o", "table", strings.Join(f.formats, ", "))
 }
 
+func (f *askFlags) client() *inspect.Client { return inspect.NewClient("'fairlead proxy'", f.socket) }
+
 // ask has a proxy answer a question into v.
 func (f *askFlags) ask(ctx context.Context, question string, v any) error {
-	return f.explain(inspect.NewClient(f.socket).Get(ctx, question, v))
+	return f.explain(f.client().Get(ctx, question, v))
 }
 
 // explain adds to an error what to do about it.
@@ -47,7 +49,7 @@ func (f *askFlags) explain(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: only root may ask", err)
 	}
-	if errors.Is(err, inspect.ErrNoProxy) {
+	if errors.Is(err, inspect.ErrNobody) {
 		return fmt.Errorf("%w: is it started, with --inspect-socket as here?", err)
 	}
 	return err

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -87,7 +88,7 @@ default/web  -     10.96.0.10:80/tcp  0            pod      10.244.1.7:8080
 default/web  -     10.96.0.10:80/tcp  0            node     10.244.1.7:8080*
 default/web  -     10.96.0.10:80/tcp  0            outside  10.244.1.7:8080*
 `,
-		"trace --live":  "exit 1: fairlead: ask the proxy at " + socket + ": 501 Not Implemented: in mode iptables the kernel does not tell what happens\n",
+		"trace --live":  "exit 1: fairlead: ask 'fairlead proxy' at " + socket + ": 501 Not Implemented: in mode iptables the kernel does not tell what happens\n",
 		"services gone": "exit 1: fairlead: service gone: the proxy of this node has no destination of it\n",
 		"trace --from 10.244.1.7 --to 10.96.0.10:80": `
 sender               10.244.1.7 is a pod: in 10.244.1.0/24
@@ -114,7 +115,7 @@ verdict              forwarded to these in turn
 			t.Errorf("%s: not like %s:\n%s", question, pattern, answers[question])
 		}
 	}
-	if got := answer(t, ns, "status --socket "+socket); !strings.Contains(got, "exit 1") || !strings.Contains(got, "no 'fairlead proxy' runs there") {
+	if got := answer(t, ns, "status --socket "+socket); !strings.Contains(got, "exit 1") || !strings.Contains(got, "'fairlead proxy' at "+socket+": it does not run there") {
 		t.Errorf("after the proxy's end: %s", got)
 	}
 }
@@ -131,8 +132,8 @@ func answer(t *testing.T, ns *netns.NS, line string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if code != exitOK && out.Len() == 0 {
-		return "exit " + string(rune('0'+code)) + ": " + errs.String()
+	if code != exitOK {
+		fmt.Fprintf(&out, "exit %d: %s", code, &errs)
 	}
 	return out.String()
 }

@@ -96,6 +96,7 @@ type backend struct {
 	proxy.Backend
 	fmt.Stringer
 	mode   string
+	lacks  []string                    // what the node lacks, because of which something is not served
 	others func(context.Context) error // removes what other modes left; nil: done
 }
 
@@ -122,15 +123,17 @@ func (f *backendFlags) newBackend(node string, log *slog.Logger) (*backend, erro
 	if err := f.check(); err != nil {
 		return nil, err
 	}
+	var lacks []string
 	if f.mode != modeIptables {
 		b, err := bpf.New(f.bpf)
 		if err == nil {
-			return &backend{b, b, modeEBPF, f.removeIptables}, nil
+			return &backend{Backend: b, Stringer: b, mode: modeEBPF, lacks: lacksOfEBPF(), others: f.removeIptables}, nil
 		}
 		if f.mode == modeEBPF || errors.Is(err, bpf.ErrInUse) {
 			return nil, fmt.Errorf("--mode %s: %w", f.mode, err)
 		}
 		log.Warn("--mode auto: eBPF cannot be used on this node, so iptables is", "because", err)
+		lacks = append(lacks, "eBPF: "+err.Error())
 	}
 	if f.iptablesVariant == autoVariant {
 		var err error
@@ -144,12 +147,21 @@ func (f *backendFlags) newBackend(node string, log *slog.Logger) (*backend, erro
 	}
 	for _, err := range b.Missing() {
 		log.Warn("one address family is not served", "error", err)
+		lacks = append(lacks, err.Error())
 	}
 	if err := b.Uncounted(); err != nil {
 		log.Warn("connections of Services are not counted", "error", err)
 	}
 	removeBPF := func(context.Context) error { return bpf.HandOver(f.bpf.Root) }
-	return &backend{b, b, modeIptables, removeBPF}, nil
+	return &backend{Backend: b, Stringer: b, mode: modeIptables, lacks: lacks, others: removeBPF}, nil
+}
+
+// lacksOfEBPF is what a kernel may lack with which mode ebpf works.
+func lacksOfEBPF() []string {
+	if err := bpf.CanEndSockets(); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
 }
 
 func (f *backendFlags) newIptables(node string) (*iptables.Backend, error) {

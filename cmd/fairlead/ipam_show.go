@@ -59,24 +59,11 @@ func showRanges(ctx context.Context, e env, f ipamFlags) error {
 	if err != nil {
 		return err
 	}
-	boot, err := e.bootID()
-	if err != nil {
-		return fmt.Errorf("read boot id: %w", err)
-	}
-	usages := []usage{}
+	usages, failed := f.usages(ctx, e, networks)
 	var table [][]string
-	failed := f.view(ctx, networks, func(n network, tx ipam.Tx) error {
-		grants, err := ipam.Grants(tx, boot)
-		if err != nil {
-			return err
-		}
-		ranges, err := ipam.Ranges(tx, boot, e.now())
-		for _, u := range withBlocks(n.name, ranges, grants) {
-			usages = append(usages, u)
-			table = append(table, u.cells())
-		}
-		return err
-	})
+	for _, u := range usages {
+		table = append(table, u.cells())
+	}
 	document := struct {
 		Ranges []usage `json:"ranges"`
 	}{usages}
@@ -85,6 +72,26 @@ func showRanges(ctx context.Context, e env, f ipamFlags) error {
 		f.say(e.stdout, "no pod has had an address since this node booted (stores in %s)", f.dataDir)
 	}
 	return errors.Join(failed, err)
+}
+
+// usages are the ranges of the networks. What is wrong with one does not hide the
+// others.
+func (f ipamFlags) usages(ctx context.Context, e env, networks []network) ([]usage, error) {
+	boot, err := e.bootID()
+	if err != nil {
+		return nil, fmt.Errorf("read boot id: %w", err)
+	}
+	all := []usage{}
+	err = f.view(ctx, networks, func(n network, tx ipam.Tx) error {
+		grants, err := ipam.Grants(tx, boot)
+		if err != nil {
+			return err
+		}
+		ranges, err := ipam.Ranges(tx, boot, e.now())
+		all = append(all, withBlocks(n.name, ranges, grants)...)
+		return err
+	})
+	return all, err
 }
 
 // withBlocks are the blocks of pools, in order, also those of which no pod has had

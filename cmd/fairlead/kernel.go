@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/fairlead/fairlead/proxy/bpf"
 	"github.com/fairlead/fairlead/proxy/inspect"
 	"github.com/fairlead/fairlead/proxy/service"
+	"github.com/fairlead/fairlead/sysctl"
 )
 
 // differ is a backend that reads back what the kernel has.
@@ -29,6 +32,24 @@ type reporter interface {
 	Watch(ctx context.Context, see func(bpf.Report)) error
 }
 
+// flowCounter is a backend that has the flows itself.
+type flowCounter interface {
+	Flows() (int, error)
+}
+
+// trackedFlows counts where the kernel's connection tracking has them.
+func trackedFlows() (inspect.Flows, error) {
+	text, err := sysctl.Read("net/netfilter/nf_conntrack_count")
+	if errors.Is(err, os.ErrNotExist) {
+		return inspect.Flows{}, nil // nothing is tracked
+	}
+	if err != nil {
+		return inspect.Flows{}, err
+	}
+	n, err := strconv.Atoi(text)
+	return inspect.Flows{Tracked: n}, err
+}
+
 // asksKernel is how long an operator's question waits for the loop to come to it.
 const asksKernel = 30 * time.Second
 
@@ -38,6 +59,13 @@ func kernel(p *proxy.Proxy) inspect.Kernel {
 	mode := p.Backend.(*backend).Backend
 	if c, ok := mode.(counter); ok {
 		k.Connections = c.Connections
+	}
+	k.Flows = trackedFlows
+	if f, ok := mode.(flowCounter); ok {
+		k.Flows = func() (flows inspect.Flows, err error) {
+			flows.Packets, err = f.Flows()
+			return flows, err
+		}
 	}
 	if d, ok := mode.(differ); ok {
 		k.Differences = func(ctx context.Context) (differences map[service.Name][]string, err error) {

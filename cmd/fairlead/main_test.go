@@ -161,7 +161,7 @@ func TestReportStale(t *testing.T) {
 		{services, "Service objects"},
 	} {
 		out.Reset()
-		said = reportStale(step.err, said, log)
+		said = report(step.err, said, staleNews, log)
 		if got := out.String(); (got == "") != (step.want == "") || !strings.Contains(got, step.want) {
 			t.Errorf("%v: logged %q, want %q", step.err, got, step.want)
 		}

@@ -30,6 +30,7 @@ type nodeFlags struct {
 	shim          shimFlags
 	healthz       string
 	metrics       string
+	inspectAt     string
 	logFormat     string
 }
 
@@ -64,6 +65,7 @@ working ('fairlead cleanup' removes it).`,
 	f.shim.register(cmd)
 	cmd.Flags().StringVar(&f.healthz, "healthz-bind-address", "", `address and port that answer /healthz and /readyz, "" for none`)
 	cmd.Flags().StringVar(&f.metrics, "metrics-bind-address", "", `address and port that answer /metrics, "" for none`)
+	cmd.Flags().StringVar(&f.inspectAt, "inspect-socket", defaultNodeSocket, `Unix socket at which 'fairlead status' is answered; "" for none`)
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	return cmd
 }
@@ -90,8 +92,16 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return err
 	}
 	defer n.kernel.Close()
+	n.inspector.facts = nodeStatus{
+		Version: version, Node: n.name, Started: e.now(), Source: sourceName(from),
+		Routing: string(n.options.Routing), Masquerade: f.masquerade,
+	}
+	if n.table != nil {
+		n.inspector.facts.Masquerade = n.table.String()
+	}
 	if kube, ok := source.(*watch.Kube); ok {
 		n.health.stale = kube.Stale
+		n.inspector.stale, n.inspector.heard = kube.Stale, kube.Heard
 		go logStale(ctx, kube, log)
 	}
 	stopShim, err := n.startShim(ctx)
@@ -105,6 +115,8 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return err
 	}
 	defer stop()
+	n.inspector.ranges = func(ctx context.Context) ([]usage, error) { return rangesIn(ctx, e, f.pools.dataDir) }
+	defer n.serveStatus(f.inspectAt)()
 	log.Info("node starts", "version", version, "node", n.name, "routing", n.options.Routing, "masquerade", n.table, from)
 	err = n.run(ctx, source)
 	log.Info("node ends; what is programmed stays")

@@ -33,6 +33,7 @@ type nodeLoop struct {
 	pools         *nodePools
 	shim          *nodeShim // nil: there is to be none
 	health        nodeHealth
+	inspector     nodeInspector
 	metrics       *metrics.Metrics
 	events        events
 	log           *slog.Logger
@@ -275,6 +276,7 @@ func (l *nodeLoop) sync() bool {
 		l.problems = []cninode.Problem{{Kind: "NodeUnknown", Member: l.name, Text: "the cluster has no node of this name, nothing is changed: see --node-name"}}
 		l.report()
 		l.health.tell(true, false)
+		l.inspector.tried(nodeCounts{Nodes: len(l.nodes), Programmed: l.kernel.Routes()})
 		return true
 	}
 	started, wrote := time.Now(), l.kernel.Wrote()
@@ -298,6 +300,9 @@ func (l *nodeLoop) sync() bool {
 	}
 	l.connected = ok
 	l.health.tell(ok, plan.Ready)
+	l.inspector.tried(nodeCounts{
+		Connected: ok && plan.Ready, Nodes: len(l.nodes), Wanted: plan.Routes, Programmed: l.kernel.Routes(), Tunnels: plan.Tunnels, MTU: plan.MTU,
+	})
 	return ok
 }
 
@@ -387,4 +392,5 @@ func (l *nodeLoop) report() {
 	}
 	l.reported = now
 	l.metrics.Problems(kinds)
+	l.inspector.noted(now)
 }

@@ -63,6 +63,7 @@ type running struct {
 	bin  string // --cni-bin-dir
 	conf string // --cni-conf-dir
 	data string // has the stores of addresses
+	sock string // --inspect-socket
 	log  *logged
 	stop func() // and wait for the end, which must be an orderly one
 }
@@ -85,6 +86,7 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.2}, {type: InternalIP, a
 func newNode(t *testing.T) *running {
 	t.Helper()
 	r := &running{t: t, ns: netns.NewT(t), dir: t.TempDir(), bin: t.TempDir(), conf: t.TempDir(), data: t.TempDir()}
+	r.sock = filepath.Join(t.TempDir(), "node.sock")
 	r.ns.RunT(t, "sh", "-ec", `
 		ip link set lo up
 		ip link add eth0 type bridge
@@ -117,7 +119,7 @@ func (r *running) start(args ...string) {
 		r.t.Fatal(err)
 	}
 	args = append([]string{"node", "--manifests", r.dir, "--cni-bin-dir", r.bin, "--cni-conf-dir", r.conf, "--cni-binary", plugin,
-		"--conf-template", filepath.Join(r.dir, "template"), "--ipam-data-dir", r.data}, args...)
+		"--conf-template", filepath.Join(r.dir, "template"), "--ipam-data-dir", r.data, "--inspect-socket", r.sock}, args...)
 	go func() {
 		_ = r.ns.Do(func() error {
 			e := testEnv(new(bytes.Buffer), new(bytes.Buffer))

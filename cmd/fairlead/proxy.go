@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -117,6 +116,7 @@ func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	why := f.whyMode(backend.mode)
 	f.mode = backend.mode
 	if b, ok := backend.Backend.(*iptables.Backend); ok {
 		if err := b.Watch(ctx); err != nil {
@@ -135,8 +135,8 @@ func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 	}
 	defer stop()
 	defer f.inspect(&p, log, inspect.Facts{
-		Version: version, Node: config.NodeName, Mode: f.mode, Backend: backend.String(),
-		Source: strings.ReplaceAll(from.Key, "_", " ") + " " + from.Value.String(), Started: e.now(),
+		Version: version, Node: config.NodeName, Mode: f.mode, Why: why, Lacks: backend.lacks, Backend: backend.String(),
+		Source: sourceName(from), Started: e.now(),
 	})()
 	log.Info("proxy starts", "version", version, "node", config.NodeName, "mode", f.mode, "backend", backend, from)
 	if kube, ok := source.(*watch.Kube); ok {
@@ -219,9 +219,9 @@ func (f proxyFlags) inspect(p *proxy.Proxy, log *slog.Logger, facts inspect.Fact
 	}
 	i := &inspect.Inspector{Facts: facts, Kernel: kernel(p), View: p, Now: time.Now}
 	if kube, ok := p.Source.(*watch.Kube); ok {
-		i.Stale = kube.Stale
+		i.Stale, i.Heard = kube.Stale, kube.Heard
 	}
-	stop, err := i.Serve(f.inspectAt)
+	stop, err := inspect.Serve(f.inspectAt, i.Handler())
 	if err != nil {
 		log.Warn("operators get no answer from this proxy", "flag", "--inspect-socket", "error", err)
 		return func() {}

@@ -148,6 +148,19 @@ func (f *proxyFlags) chooseMode() {
 	}
 }
 
+// whyMode says why a mode is in use.
+func (f proxyFlags) whyMode(used string) string {
+	switch {
+	case !f.modeGiven && f.kube.Mode == modeIptables:
+		return "kube-proxy's configuration"
+	case f.mode == modeAuto && used == modeEBPF:
+		return "--mode auto, as the kernel can"
+	case f.mode == modeAuto:
+		return "--mode auto, as eBPF cannot be used"
+	}
+	return "--mode " + f.mode
+}
+
 // report logs what was given and means nothing here, or less than it seems.
 func (f proxyFlags) report(s proxySettings, log *slog.Logger) {
 	for _, n := range f.notes {

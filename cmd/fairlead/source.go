@@ -65,6 +65,11 @@ func (f sourceFlags) open(nodeName string, watchKube func(*rest.Config, string) 
 	return kube, slog.String("api_server", config.Host), nil
 }
 
+// sourceName is what people call a source.
+func sourceName(from slog.Attr) string {
+	return strings.ReplaceAll(from.Key, "_", " ") + " " + from.Value.String()
+}
+
 // remember has the source keep its state, if that is wanted. A file that cannot be
 // read is written anew.
 func (f sourceFlags) remember(kube *watch.Kube, log *slog.Logger) {
@@ -136,35 +141,30 @@ func logStale(ctx context.Context, kube *watch.Kube, log *slog.Logger) {
 		case <-ctx.Done():
 			return
 		case now := <-look.C:
-			said = reportStale(kube.Stale(now), said, log)
+			said = report(kube.Stale(now), said, staleNews, log)
 			if of := kube.Recalled(); !of.IsZero() && !recalled {
 				log.Warn("the API server has not answered since the start; what counts is what it said before", "of", of)
 				recalled = true
 			}
-			unsaved = reportUnsaved(kube.MemoryError(), unsaved, log)
+			unsaved = report(kube.MemoryError(), unsaved, unsavedNews, log, "flag", "--state-file")
 		}
 	}
 }
 
-// reportUnsaved is reportStale of the state file.
-func reportUnsaved(err error, said bool, log *slog.Logger) bool {
-	switch {
-	case err != nil && !said:
-		log.Warn("what the API server says is not kept for the next start", "flag", "--state-file", "error", err)
-	case err == nil && said:
-		log.Info("what the API server says is kept again")
-	}
-	return err != nil
-}
+// staleNews, unsavedNews: what is logged when trouble begins, and when it ends.
+var (
+	staleNews   = [2]string{"the API server is not followed; what was known before counts", "the API server is followed again"}
+	unsavedNews = [2]string{"what the API server says is not kept for the next start", "what the API server says is kept again"}
+)
 
-// reportStale logs err, or that there is none any more, if the opposite was said
-// last, and returns whether it is now said that there is one.
-func reportStale(err error, said bool, log *slog.Logger) bool {
+// report logs err, or that there is none any more, if the opposite was said last, and
+// returns whether it is now said that there is one.
+func report(err error, said bool, news [2]string, log *slog.Logger, attrs ...any) bool {
 	switch {
 	case err != nil && !said:
-		log.Warn("the API server is not followed; what was known before counts", "error", err)
+		log.Warn(news[0], append(attrs, "error", err)...)
 	case err == nil && said:
-		log.Info("the API server is followed again")
+		log.Info(news[1])
 	}
 	return err != nil
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -14,18 +16,27 @@ import (
 	"github.com/fairlead/fairlead/proxy/inspect"
 )
 
-// errUnhealthy is that a proxy does not do its work; why is printed.
-var errUnhealthy = errors.New("the proxy does not do its work as it should")
+// errUnhealthy is that something does not do its work; why is printed.
+var errUnhealthy = errors.New("not all does its work as it should")
+
+// statusFlags are the flags of 'fairlead status' as given.
+type statusFlags struct {
+	askFlags
+	nodeSocket string
+	watch      bool
+}
 
 func statusCommand(e env) *cobra.Command {
-	var f askFlags
-	var watch bool
+	var f statusFlags
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show how this node's proxy is",
-		Long: `Asks this node's proxy how it is: what it programs and by what, where it learns of
-objects, when the kernel last took a change, and what is wrong with objects. The
-exit code is 0 if all is well with the proxy and 1 if not.`,
+		Short: "Show how Fairlead is on this node",
+		Long: `Asks this node's proxy how it is: what it programs, by what and why by that, where
+it learns of objects, when the kernel last took a change, how many flows there are,
+which Service ports have got the most connections, and what is wrong with objects.
+And 'fairlead node', if it runs here: the routes to other nodes, and the ranges of
+addresses of pods, blocks of pools too. The exit code is 0 if all is well with what
+is here and 1 if not.`,
 		Example: `  fairlead status
   fairlead status --watch
   fairlead status -o json | jq .frontends`,
@@ -34,40 +45,97 @@ exit code is 0 if all is well with the proxy and 1 if not.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			for {
-				err := f.status(cmd, e)
-				if !watch {
-					return err
-				}
-				if err != nil {
-					fmt.Fprintln(e.stderr, "fairlead:", err)
-				}
-				select {
-				case <-cmd.Context().Done():
-					return nil
-				case <-time.After(time.Second):
-					fmt.Fprint(e.stdout, between(isTerminal(e.stdout)))
-				}
+			if f.watch {
+				return f.again(cmd.Context(), e)
 			}
+			_, err := f.status(cmd.Context(), e, nil)
+			return err
 		},
 	}
-	cmd.Flags().BoolVar(&watch, "watch", false, "again every second until interrupted")
+	cmd.Flags().BoolVar(&f.watch, "watch", false, "again every second until interrupted, with connections per second")
+	cmd.Flags().StringVar(&f.nodeSocket, "node-socket", defaultNodeSocket, "socket at which 'fairlead node' answers (its --inspect-socket)")
 	f.register(cmd, "json", "yaml")
 	return cmd
 }
 
-// status asks once and prints the answer.
-func (f *askFlags) status(cmd *cobra.Command, e env) error {
-	var s inspect.Status
-	if err := f.ask(cmd.Context(), "/status", &s); err != nil {
-		return err
+// again shows the status until ctx ends.
+func (f *statusFlags) again(ctx context.Context, e env) error {
+	var last *statuses
+	for {
+		s, err := f.status(ctx, e, last)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			fmt.Fprintln(e.stderr, "fairlead:", err)
+		}
+		last = s
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+			fmt.Fprint(e.stdout, between(isTerminal(e.stdout)))
+		}
 	}
-	done, err := f.printAs(e.stdout, s)
+}
+
+// statuses are of what runs on this node.
+type statuses struct {
+	*inspect.Status             // of 'fairlead proxy'
+	Pods            *nodeStatus `json:"pods,omitempty"` // of 'fairlead node'
+
+	at time.Time // when they were asked for
+}
+
+func (s statuses) healthy() bool {
+	return (s.Status == nil || s.Healthy()) && (s.Pods == nil || s.Pods.Healthy())
+}
+
+// status asks once and prints the answers. last, if it is not nil, is what was answered
+// before.
+func (f *statusFlags) status(ctx context.Context, e env, last *statuses) (*statuses, error) {
+	s, err := f.askAll(ctx, e.now())
+	if err != nil && s.Status == nil && s.Pods == nil {
+		return nil, err
+	}
+	done, printErr := f.printAs(e.stdout, s)
 	if !done {
-		err = printStatus(e.stdout, s, e.now(), palette(isTerminal(e.stdout) && os.Getenv("NO_COLOR") == ""))
+		printErr = printStatuses(e.stdout, s, last, palette(isTerminal(e.stdout) && os.Getenv("NO_COLOR") == ""))
 	}
-	if err == nil && !s.Healthy() {
-		err = errUnhealthy
+	switch {
+	case err != nil:
+		return s, err
+	case printErr == nil && !s.healthy():
+		return s, errUnhealthy
+	}
+	return s, printErr
+}
+
+// askAll asks both programs. One of which there is no trace is none of this node's,
+// unless there is none of the other either.
+func (f *statusFlags) askAll(ctx context.Context, now time.Time) (*statuses, error) {
+	s := &statuses{at: now}
+	var proxy inspect.Status
+	proxyErr := f.ask(ctx, "/status", &proxy)
+	if proxyErr == nil {
+		s.Status = &proxy
+	}
+	var node nodeStatus
+	nodeErr := f.explain(inspect.NewClient("'fairlead node'", f.nodeSocket).Get(ctx, "/status", &node))
+	if nodeErr == nil {
+		s.Pods = &node
+	}
+	if errors.Is(nodeErr, fs.ErrNotExist) {
+		return s, ignoreAbsent(proxyErr, s.Pods != nil)
+	}
+	return s, errors.Join(ignoreAbsent(proxyErr, s.Pods != nil), nodeErr)
+}
+
+// ignoreAbsent is err, or nil if it says no more than that there is nobody, and there
+// is another.
+func ignoreAbsent(err error, another bool) error {
+	if another && errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	return err
 }
@@ -98,44 +166,117 @@ func (p palette) paint(colour int, text string) string {
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", colour, text)
 }
 
-func printStatus(w io.Writer, s inspect.Status, now time.Time, p palette) error {
+// statusTable is what is printed, row by row.
+type statusTable struct {
+	io.Writer
+	now time.Time
+	palette
+}
+
+func (t statusTable) row(what, format string, args ...any) {
+	fmt.Fprintf(t, "%s\t%s\n", what, fmt.Sprintf(format, args...))
+}
+
+// bad is a row about something that is not as it should be.
+func (t statusTable) bad(what, format string, args ...any) {
+	t.row(what, "%s", t.paint(yellow, fmt.Sprintf(format, args...)))
+}
+
+func (t statusTable) health(well bool) string {
+	if well {
+		return t.paint(green, "well")
+	}
+	return t.paint(red, "ill")
+}
+
+// source says where objects come from.
+func (t statusTable) source(source string, heard time.Time, stale string) {
+	if !heard.IsZero() {
+		source += fmt.Sprintf(", heard of %s ago", ago(t.now, heard))
+	}
+	t.row("objects", "%s", source)
+	if stale != "" {
+		t.bad("", "not followed: %s", stale)
+	}
+}
+
+func printStatuses(w io.Writer, s, last *statuses, p palette) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(what, format string, args ...any) {
-		fmt.Fprintf(table, "%s\t%s\n", what, fmt.Sprintf(format, args...))
+	t := statusTable{table, s.at, p}
+	if s.Status != nil {
+		t.printProxy(*s.Status)
+		t.printBusiest(s, last)
+		t.printTrouble(*s.Status)
 	}
-	health := p.paint(green, "well")
-	if !s.Healthy() {
-		health = p.paint(red, "ill")
+	if s.Pods != nil {
+		t.printNode(*s.Pods)
 	}
-	bad := func(what, format string, args ...any) { row(what, "%s", p.paint(yellow, fmt.Sprintf(format, args...))) }
-	row("proxy", "%s: version %s on node %s, up for %s", health, s.Version, s.Node, ago(now, s.Started))
-	row("data path", "%s (%s)", s.Mode, s.Backend)
-	row("objects", "%s", s.Source)
-	if s.Stale != "" {
-		bad("", "not followed: %s", s.Stale)
+	return table.Flush()
+}
+
+func (t statusTable) printProxy(s inspect.Status) {
+	t.row("proxy", "%s: version %s on node %s, up for %s", t.health(s.Healthy()), s.Version, s.Node, ago(t.now, s.Started))
+	t.row("data path", "%s, by %s: %s", s.Mode, s.Why, s.Backend)
+	for _, l := range s.Lacks {
+		t.bad("", "the node lacks: %s", l)
 	}
-	row("kernel", "%s", kernelState(s, now))
-	row("services", "%d destinations, %d pools, %d backends", s.Frontends, s.Pools, s.Backends)
+	t.source(s.Source, s.Heard, s.Stale)
+	t.row("kernel", "%s", kernelState(s, t.now))
+	t.row("services", "%d destinations, %d pools, %d backends", s.Frontends, s.Pools, s.Backends)
+	if s.Flows.Tracked > 0 {
+		t.row("flows", "%d tracked by the kernel", s.Flows.Tracked)
+	} else {
+		t.row("flows", "%d of packets", s.Flows.Packets)
+	}
 	for _, path := range []string{"socket", "packet"} {
 		if text := outcomesOf(s, path); text != "" {
-			row(path+"s", "%s", text)
+			t.row(path+"s", "%s", text)
 		}
 	}
+}
+
+// printBusiest prints the Service ports with the most connections and, if it is known
+// how many they had before, how fast they get more.
+func (t statusTable) printBusiest(s, last *statuses) {
+	what := "busiest"
+	for _, b := range s.Busiest {
+		name := b.Service
+		if b.Port != "" {
+			name += ":" + b.Port
+		}
+		t.row(what, "%d connections to %s%s", b.Connections, name, rate(b, s, last))
+		what = ""
+	}
+}
+
+// rate is how many connections a Service port has got per second since last.
+func rate(b inspect.Busy, s, last *statuses) string {
+	if last == nil || last.Status == nil || !s.at.After(last.at) {
+		return ""
+	}
+	for _, before := range last.Busiest {
+		if before.Service == b.Service && before.Port == b.Port && before.Connections <= b.Connections {
+			return fmt.Sprintf(", %.0f/s", float64(b.Connections-before.Connections)/s.at.Sub(last.at).Seconds())
+		}
+	}
+	return ""
+}
+
+func (t statusTable) printTrouble(s inspect.Status) {
 	for _, o := range s.Outcomes {
 		if o.Trouble && o.Count > 0 {
-			bad("trouble", "%d %ss: %s", o.Count, o.Path, o.Text)
+			t.bad("trouble", "%d %ss: %s", o.Count, o.Path, o.Text)
 		}
 	}
 	for _, c := range s.Conflicts {
-		bad("conflict", "%s", c)
+		t.bad("conflict", "%s", c)
 	}
 	for _, name := range s.Quarantined {
-		bad("quarantined", "%s: the kernel does not take it; see the proxy's log", name)
+		t.bad("quarantined", "%s: the kernel does not take it; see the proxy's log", name)
 	}
 	for _, p := range s.Problems {
-		bad("left out", "%s", p)
+		t.bad("left out", "%s", p)
 	}
-	return table.Flush()
 }
 
 // outcomesOf is how often what is no trouble came about, where it did.

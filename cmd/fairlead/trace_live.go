@@ -54,7 +54,7 @@ func (f *traceFlags) live(cmd *cobra.Command, e env) error {
 	if err != nil {
 		return err
 	}
-	return f.explain(inspect.NewClient(f.socket).Live(cmd.Context(), filter, func(event inspect.Event) error {
+	return f.explain(f.client().Live(cmd.Context(), filter, func(event inspect.Event) error {
 		if f.output == "json" {
 			return json.NewEncoder(e.stdout).Encode(event)
 		}

@@ -40,7 +40,8 @@ func (n *Node) startAgent(opts Options) error {
 	// The plugin need not be installed: it is called where it was built.
 	args := []string{"node", "--manifests", n.Manifests(), "--node-name", n.Name,
 		"--cni-bin-dir", "", "--cni-conf-dir", filepath.Dir(n.cniConfig()), "--conf-template", n.confTemplate(),
-		"--ipam-data-dir", n.ipamData(), "--metrics-bind-address", AgentMetrics}
+		"--ipam-data-dir", n.ipamData(), "--metrics-bind-address", AgentMetrics,
+		"--inspect-socket", filepath.Join(n.dir.node(n.Name), "node.sock")}
 	if opts.Macvlan {
 		args = append(args, shimFlags...)
 	}

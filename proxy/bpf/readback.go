@@ -18,6 +18,19 @@ type Count = ebpf.Count
 // Outcomes counts how programs ended. It is safe for concurrent use.
 func (b *Backend) Outcomes() ([]Count, error) { return b.path.Outcomes() }
 
+// Flows counts the flows of the packet path, those that are over too as long as nobody
+// needs their place. It is safe for concurrent use.
+func (b *Backend) Flows() (int, error) {
+	var r reader
+	n := 0
+	for _, row := range readAll[ebpf.FlowKey, ebpf.Flow](&r, b.path.Flows) {
+		if row.Forward() {
+			n++
+		}
+	}
+	return n, r.err
+}
+
 // Report is what became of one socket or packet.
 type Report = ebpf.Report
 

@@ -26,9 +26,11 @@ import (
 type Facts struct {
 	Version string    `json:"version"`
 	Node    string    `json:"node"`
-	Mode    string    `json:"mode"`    // how the kernel is programmed
-	Backend string    `json:"backend"` // by what
-	Source  string    `json:"source"`  // where objects come from
+	Mode    string    `json:"mode"`            // how the kernel is programmed
+	Why     string    `json:"why"`             // that is the mode
+	Lacks   []string  `json:"lacks,omitempty"` // of the kernel, because of which something is not served
+	Backend string    `json:"backend"`         // by what
+	Source  string    `json:"source"`          // where objects come from
 	Started time.Time `json:"started"`
 }
 
@@ -37,6 +39,8 @@ type Status struct {
 	Facts
 	// Stale says why the source may not know of a change; "": it does.
 	Stale string `json:"stale,omitempty"`
+	// Heard is when the source was last heard of; zero: it is here, or silent so far.
+	Heard time.Time `json:"heard,omitzero"`
 	// Pending: there is something that the kernel does not have yet.
 	Pending bool `json:"pending"`
 	// Synced is when the kernel last took something, and Took for how long; zero:
@@ -50,6 +54,11 @@ type Status struct {
 	// count that.
 	Outcomes []Outcome `json:"outcomes,omitempty"`
 
+	Flows Flows `json:"flows"`
+	// Busiest are the Service ports that have got the most connections, the first of
+	// them first; none where nobody counts.
+	Busiest []Busy `json:"busiest,omitempty"`
+
 	Frontends int `json:"frontends"` // destinations
 	Pools     int `json:"pools"`
 	Backends  int `json:"backends"` // of all pools, one by one
@@ -59,6 +68,22 @@ type Status struct {
 	Quarantined []string `json:"quarantined,omitempty"`
 	Problems    []string `json:"problems,omitempty"`
 }
+
+// Flows are how many there are. What is zero may not be counted in the mode.
+type Flows struct {
+	Packets int `json:"packets,omitempty"` // of the packet path
+	Tracked int `json:"tracked,omitempty"` // by the kernel's connection tracking, Services' or not
+}
+
+// Busy is how many connections a Service port has got.
+type Busy struct {
+	Service     string `json:"service"` // namespace/name
+	Port        string `json:"port,omitempty"`
+	Connections uint64 `json:"connections"`
+}
+
+// busiest is how many of them Status has at most.
+const busiest = 5
 
 // Healthy says whether the node's Services are as they should be.
 func (s Status) Healthy() bool {
@@ -77,6 +102,8 @@ type Inspector struct {
 	View View
 	// Stale, if set, says why the source may not know of a change.
 	Stale func(now time.Time) error
+	// Heard, if set, says when the source was last heard of.
+	Heard func() time.Time
 	Now   func() time.Time
 
 	mu       sync.Mutex // guards all below
@@ -128,12 +155,10 @@ func (i *Inspector) Status() Status {
 			s.Stale = err.Error()
 		}
 	}
-	if i.Outcomes != nil {
-		var err error
-		if s.Outcomes, err = i.Outcomes(); err != nil {
-			s.Problems = append(s.Problems, "count outcomes: "+err.Error())
-		}
+	if i.Heard != nil {
+		s.Heard = i.Heard()
 	}
+	i.count(&s)
 	i.View.View(func(r *service.Resolver) {
 		t := r.Table()
 		s.Frontends, s.Pools = len(t.Frontends), len(t.Pools)

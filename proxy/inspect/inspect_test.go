@@ -55,12 +55,12 @@ func inspector() *Inspector {
 func served(t *testing.T, i *Inspector) *Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "run", "proxy.sock")
-	stop, err := i.Serve(path)
+	stop, err := Serve(path, i.Handler())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	return NewClient(path)
+	return NewClient("the proxy", path)
 }
 
 func TestStatus(t *testing.T) {
@@ -145,10 +145,10 @@ func TestTrace(t *testing.T) {
 
 func TestSocket(t *testing.T) {
 	i, path := inspector(), filepath.Join(t.TempDir(), "proxy.sock")
-	if err := NewClient(path).Get(context.Background(), "/status", new(Status)); !errors.Is(err, ErrNoProxy) {
+	if err := NewClient("the proxy", path).Get(context.Background(), "/status", new(Status)); !errors.Is(err, ErrNobody) {
 		t.Errorf("without a proxy: %v", err)
 	}
-	stop, err := i.Serve(path)
+	stop, err := Serve(path, i.Handler())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,12 +156,12 @@ func TestSocket(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode of the socket: %v, %v", info.Mode(), err)
 	}
-	if _, err := i.Serve(path); err == nil {
+	if _, err := Serve(path, i.Handler()); err == nil {
 		t.Error("a second proxy took the socket of one that lives")
 	}
 	stop()
 	leftByKill(t, path)
-	stop, err = i.Serve(path)
+	stop, err = Serve(path, i.Handler())
 	if err != nil {
 		t.Fatalf("where a proxy was killed: %v", err)
 	}

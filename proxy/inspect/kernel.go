@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -18,6 +19,8 @@ type Kernel struct {
 	Connections func() (map[service.Origin]uint64, error)
 	// Outcomes counts how sockets and packets fared.
 	Outcomes func() ([]Outcome, error)
+	// Flows counts those that there are.
+	Flows func() (Flows, error)
 	// Watch calls see for all that happens, until the context ends. see must not wait.
 	Watch func(ctx context.Context, see func(Event)) error
 }
@@ -29,6 +32,43 @@ type Outcome struct {
 	Text    string `json:"text"`              // for people
 	Trouble bool   `json:"trouble,omitempty"` // somebody gets no answer and is not told why
 	Count   uint64 `json:"count"`
+}
+
+// count adds to a Status what the kernel counts.
+func (k Kernel) count(s *Status) {
+	note := func(what string, err error) {
+		if err != nil {
+			s.Problems = append(s.Problems, "count "+what+": "+err.Error())
+		}
+	}
+	var err error
+	if k.Outcomes != nil {
+		s.Outcomes, err = k.Outcomes()
+		note("outcomes", err)
+	}
+	if k.Flows != nil {
+		s.Flows, err = k.Flows()
+		note("flows", err)
+	}
+	if k.Connections != nil {
+		counted, err := k.Connections()
+		note("connections", err)
+		s.Busiest = busiestOf(counted)
+	}
+}
+
+// busiestOf are the Service ports with the most connections: none without any.
+func busiestOf(counted map[service.Origin]uint64) []Busy {
+	var all []Busy
+	for o, n := range counted {
+		if n > 0 {
+			all = append(all, Busy{o.Service.String(), o.Port, n})
+		}
+	}
+	slices.SortFunc(all, func(a, b Busy) int {
+		return cmp.Or(cmp.Compare(b.Connections, a.Connections), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port))
+	})
+	return all[:min(len(all), busiest)]
 }
 
 // addKernel adds to rows what the kernel has of them. Services that it alone knows

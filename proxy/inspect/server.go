@@ -20,8 +20,8 @@ import (
 )
 
 // Serve answers at a Unix socket until the returned function is called. The socket
-// of a proxy that was killed is replaced; that of one that lives is an error.
-func (i *Inspector) Serve(path string) (stop func(), err error) {
+// of a process that was killed is replaced; that of one that lives is an error.
+func Serve(path string, handler http.Handler) (stop func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the socket's directory: %w", err)
 	}
@@ -29,7 +29,7 @@ func (i *Inspector) Serve(path string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &http.Server{Handler: i.Handler(), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(l) }() // until stop
 	return func() {
 		_ = server.Close()
@@ -43,10 +43,10 @@ func listen(path string) (net.Listener, error) {
 	switch {
 	case err == nil:
 		_ = conn.Close()
-		return nil, fmt.Errorf("listen at %s: a proxy already answers there", path)
-	case errors.Is(err, syscall.ECONNREFUSED): // its proxy was killed
+		return nil, fmt.Errorf("listen at %s: somebody already answers there", path)
+	case errors.Is(err, syscall.ECONNREFUSED): // its process was killed
 		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("remove the socket of a proxy that ended: %w", err)
+			return nil, fmt.Errorf("remove the socket of a process that ended: %w", err)
 		}
 	}
 	l, err := net.Listen("unix", path)
@@ -106,29 +106,37 @@ func answer(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v) // whoever asked may have gone
 }
 
-// Client asks a proxy at a Unix socket.
+// Client asks a program at a Unix socket.
 type Client struct {
-	path string
-	http *http.Client
+	program string
+	path    string
+	http    *http.Client
 }
 
-// NewClient returns a Client for the socket at path.
-func NewClient(path string) *Client {
+// NewClient returns a Client for the socket at path, of a program as people call it.
+func NewClient(program, path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}
-	return &Client{path, &http.Client{Transport: &http.Transport{DialContext: dial}}}
+	return &Client{program, path, &http.Client{Transport: &http.Transport{DialContext: dial}}}
 }
 
-// ErrNoProxy is that nobody answers at the socket.
-var ErrNoProxy = errors.New("no 'fairlead proxy' runs there")
+// ErrNobody is that nobody answers at the socket. The error then wraps fs.ErrNotExist
+// if nobody ever did, or whoever did has ended in order.
+var ErrNobody = errors.New("it does not run there")
+
+// nobodyError is ErrNobody and its cause, of which no more is said.
+type nobodyError struct{ cause error }
+
+func (nobodyError) Error() string     { return ErrNobody.Error() }
+func (e nobodyError) Unwrap() []error { return []error{ErrNobody, e.cause} }
 
 // patience is how long an answer may take. To compare thousands of Services with what
 // iptables says takes a while.
 const patience = time.Minute
 
 // Get asks a question, such as /status, and decodes the answer into v. The error
-// wraps ErrNoProxy, or fs.ErrPermission.
+// wraps ErrNobody, or fs.ErrPermission.
 func (c *Client) Get(ctx context.Context, question string, v any) error {
 	ctx, stop := context.WithTimeout(ctx, patience)
 	defer stop()
@@ -138,7 +146,7 @@ func (c *Client) Get(ctx context.Context, question string, v any) error {
 	}
 	defer func() { _ = body.Close() }()
 	if err := json.NewDecoder(body).Decode(v); err != nil {
-		return fmt.Errorf("read the answer of the proxy at %s: %w", c.path, err)
+		return fmt.Errorf("read the answer of %s at %s: %w", c.program, c.path, err)
 	}
 	return nil
 }
@@ -162,9 +170,9 @@ func (c *Client) Live(ctx context.Context, f Filter, see func(Event) error) erro
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-			return fmt.Errorf("the proxy at %s has ended", c.path)
+			return fmt.Errorf("%s at %s has ended", c.program, c.path)
 		case err != nil:
-			return fmt.Errorf("read the answer of the proxy at %s: %w", c.path, err)
+			return fmt.Errorf("read the answer of %s at %s: %w", c.program, c.path, err)
 		}
 		if err := see(e); err != nil {
 			return err
@@ -181,13 +189,13 @@ func (c *Client) ask(ctx context.Context, question string) (io.ReadCloser, error
 	resp, err := c.http.Do(req)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("ask the proxy at %s: %w", c.path, ErrNoProxy)
+		return nil, fmt.Errorf("ask %s at %s: %w", c.program, c.path, nobodyError{err})
 	case err != nil:
-		return nil, fmt.Errorf("ask the proxy at %s: %w", c.path, err)
+		return nil, fmt.Errorf("ask %s at %s: %w", c.program, c.path, err)
 	case resp.StatusCode == http.StatusOK:
 		return resp.Body, nil
 	}
 	why, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // or as much as came
 	_ = resp.Body.Close()
-	return nil, fmt.Errorf("ask the proxy at %s: %s: %s", c.path, resp.Status, strings.TrimSpace(string(why)))
+	return nil, fmt.Errorf("ask %s at %s: %s: %s", c.program, c.path, resp.Status, strings.TrimSpace(string(why)))
 }

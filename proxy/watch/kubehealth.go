@@ -68,6 +68,20 @@ func (k *Kube) Stale(now time.Time) error {
 	return nil
 }
 
+// Heard is when the API server was last heard of, about the kind of which that is the
+// longest ago: there, a change since would not be known. Zero: not of all yet.
+func (k *Kube) Heard() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var oldest time.Time
+	for i, f := range k.feeds {
+		if last := k.contacts[f.kind].last; i == 0 || last.Before(oldest) {
+			oldest = last
+		}
+	}
+	return oldest
+}
+
 // fromMemory is why objects that were never listed are told.
 func (k *Kube) fromMemory(err error) error {
 	told := fmt.Errorf("what counts is what was known at %s", k.memory.saved.Format(time.RFC3339))
