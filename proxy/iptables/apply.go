@@ -154,19 +154,28 @@ func routeLocalnet(on bool) error {
 	return nil
 }
 
-// read asks the kernel what of its rules is ours.
+// read asks the kernel what of its rules is ours. (iptables-nft-save reads all tables
+// of the family, whichever it is asked for.)
 func (t tool) read(ctx context.Context) (Ruleset, error) {
-	rs := Ruleset{}
-	for _, table := range []string{filter, nat} {
-		saved, err := run(ctx, nil, t.saveCmd, "-t", table)
+	asked := [][]string{{"-t", filter}, {"-t", nat}}
+	if t.nft {
+		asked = [][]string{nil}
+	}
+	rs := Ruleset{filter: nil, nat: nil}
+	for _, args := range asked {
+		saved, err := run(ctx, nil, t.saveCmd, args...)
 		if err != nil {
-			return nil, fmt.Errorf("read the %s table: %w", table, err)
+			return nil, fmt.Errorf("read the rules that there are: %w", err)
 		}
 		all, err := parse(saved)
 		if err != nil {
-			return nil, fmt.Errorf("read the %s table: %w", table, err)
+			return nil, fmt.Errorf("read the rules that there are: %w", err)
 		}
-		rs[table] = all[table]
+		for table := range rs {
+			if chains, ok := all[table]; ok {
+				rs[table] = chains
+			}
+		}
 	}
 	return rs, nil
 }

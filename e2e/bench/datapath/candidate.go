@@ -56,7 +56,7 @@ func (w *world) proxyCommand() *exec.Cmd {
 // fairleadCommand is fairlead proxy as some candidate in this world.
 func (w *world) fairleadCommand(candidate string) *exec.Cmd {
 	return exec.Command(w.programs.fairlead(), append([]string{"proxy",
-		"--kubeconfig", w.kubeconfig, "--node-name", nodeName,
+		"--kubeconfig", w.kubeconfig, "--node-name", nodeName, "--inspect-socket", filepath.Join(w.dir, "proxy.sock"),
 		"--healthz-bind-address", "127.0.0.1:10256", "--metrics-bind-address", metricsAddr}, w.modeFlags(candidate)...)...)
 }
 

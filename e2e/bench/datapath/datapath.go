@@ -65,7 +65,7 @@ type suite struct {
 var Suites = []string{"quick", "full"}
 
 func newSuite(o Options) suite {
-	s := suite{blocks: 20, during: 40 * time.Millisecond, changes: 10, bursts: 2, cold: 1, restarts: 2, patience: time.Minute}
+	s := suite{blocks: 20, during: 30 * time.Millisecond, changes: 10, bursts: 2, cold: 1, restarts: 2, patience: time.Minute}
 	if o.Suite == "full" {
 		s = suite{blocks: 40, during: 100 * time.Millisecond, changes: 30, bursts: 10, cold: 3, restarts: 5, patience: 10 * time.Minute, ipv6: true}
 	}

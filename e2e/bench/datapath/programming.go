@@ -31,7 +31,7 @@ func programming(s suite) []kind {
 		},
 		slice: func(ctx context.Context, w *world) (bench.Sample, error) { return w.change(ctx, s.patience) },
 	}, {
-		id: "changes", title: "Ten endpoints changed in a second", proxies: true, with: all, blocks: s.bursts, about: time.Second,
+		id: "changes", title: "Ten endpoints changed in a second", proxies: true, with: all, noWarmUp: true, blocks: s.bursts, about: 2 * time.Second,
 		figures: []figure{
 			{changed, "until the first connection to the new endpoint", "ms", false},
 			{slowest, "the longest of the ten", "ms", false}, proxyTime(" for all ten"),

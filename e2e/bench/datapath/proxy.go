@@ -97,9 +97,10 @@ func (w *world) guard(ctx context.Context, limit time.Duration) (context.Context
 }
 
 // awaitSynced waits until the proxy says that the kernel was told once, of both
-// families.
+// families. To be asked costs the proxy something too: the longer it takes, the less
+// often it is asked.
 func (w *world) awaitSynced(ctx context.Context) error {
-	for every := time.NewTicker(2 * time.Millisecond); ; {
+	for began := time.Now(); ; {
 		text, err := w.metrics(ctx)
 		if err == nil && syncedFamilies(text) == 2 {
 			return nil
@@ -107,7 +108,7 @@ func (w *world) awaitSynced(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait until the proxy has programmed all Services: %w", context.Cause(ctx))
-		case <-every.C:
+		case <-time.After(max(2*time.Millisecond, time.Since(began)/100)):
 		}
 	}
 }
