@@ -45,6 +45,7 @@ type machine struct {
 	cgroup      *cgroup.Cgroup
 	containerd  *place.Containerd
 	dir         string // what the kubelet puts into volumes
+	execs       int    // commands that were run in containers
 }
 
 const image = "localhost/fairlead:test"
