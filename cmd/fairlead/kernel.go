@@ -13,11 +13,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/cni/host/sysctl"
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/bpf"
 	"github.com/fairlead/fairlead/proxy/inspect"
 	"github.com/fairlead/fairlead/proxy/service"
-	"github.com/fairlead/fairlead/sysctl"
 )
 
 // differ is a backend that reads back what the kernel has.

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/cni/filter"
+	"github.com/fairlead/fairlead/cni/host/nftnews"
 	"github.com/fairlead/fairlead/cni/link"
 	cninode "github.com/fairlead/fairlead/cni/node"
-	"github.com/fairlead/fairlead/nftnews"
 )
 
 // listenFilter has l.flushed tell when what pods have in nftables may be gone.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 
-	"github.com/fairlead/fairlead/sysctl"
+	"github.com/fairlead/fairlead/cni/host/sysctl"
 )
 
 // Sysctl is a value below /proc/sys. Path has slashes, because the names of

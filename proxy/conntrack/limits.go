@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fairlead/fairlead/sysctl"
+	"github.com/fairlead/fairlead/cni/host/sysctl"
 )
 
 // Limits are what the kernel is told of its connection tracking; zero values leave

@@ -13,7 +13,7 @@ import (
 
 	goiptables "github.com/coreos/go-iptables/iptables"
 
-	"github.com/fairlead/fairlead/sysctl"
+	"github.com/fairlead/fairlead/cni/host/sysctl"
 )
 
 // lockWait is how many seconds iptables-restore waits for another program that

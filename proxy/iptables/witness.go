@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fairlead/fairlead/nftnews"
+	"github.com/fairlead/fairlead/cni/host/nftnews"
 )
 
 // sighting is what others have done to a family's rules, as far as that is seen

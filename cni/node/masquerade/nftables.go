@@ -16,7 +16,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/fairlead/fairlead/nftnews"
+	"github.com/fairlead/fairlead/cni/host/nftnews"
 )
 
 // NFTables is a table of our own for each family:
