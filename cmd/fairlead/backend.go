@@ -63,6 +63,9 @@ func (f *backendFlags) check() error {
 	if f.masqueradeBit > 31 {
 		return usagef("--iptables-masquerade-bit %d: allowed are 0 to 31", f.masqueradeBit)
 	}
+	if below, ok := strings.CutPrefix(f.bpf.Root, "/sys/fs/bpf/"); ok && strings.Contains(below, ".") {
+		return usagef("--bpf-root %q: a bpf file system allows no dot in the name of a folder", f.bpf.Root)
+	}
 	if f.countedPorts < 0 || f.countedPorts > maxCountedPorts {
 		return usagef("--connection-metrics %d: allowed are 0 to %d", f.countedPorts, maxCountedPorts)
 	}

@@ -41,6 +41,7 @@ func TestUsageErrors(t *testing.T) {
 		{"proxy --manifests " + file, `--manifests: watch ` + file + `: not a directory`},
 		{"proxy --manifests " + dir + " --mode ipvs", `--mode "ipvs": allowed are iptables, ebpf and auto`},
 		{"proxy --manifests " + dir + " --iptables-variant x", `--iptables-variant "x": allowed are legacy, nft and auto`},
+		{"proxy --manifests " + dir + " --bpf-root /sys/fs/bpf/a.b", `--bpf-root "/sys/fs/bpf/a.b": a bpf file system allows no dot in the name of a folder`},
 		{"proxy --manifests " + dir + " --iptables-masquerade-bit 32", `--iptables-masquerade-bit "32": must be 0 to 31`},
 		{"proxy --manifests " + dir + " --cluster-cidr 10.244.0.1/16", `--cluster-cidr "10.244.0.1/16": must be a range like 10.244.0.0/16 or fd00:10:244::/48`},
 		{"proxy --manifests " + dir + " --nodeport-addresses all,some,10.0.0.0/8", `--nodeport-addresses "some": must be a range like 10.244.0.0/16 or fd00:10:244::/48, or primary, localhost or all`},

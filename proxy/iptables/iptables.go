@@ -138,23 +138,24 @@ func (b *Backend) Intact() (bool, error) {
 }
 
 // lookEvery is how often it is looked for the rules that lead to ours though nobody
-// was seen to touch them.
-const lookEvery = 10 * time.Second
+// was seen to touch them; lookSeldom, where somebody sees: each look at ip_tables has
+// the kernel copy a table, which takes a tenth of a second with 10,000 Services.
+const lookEvery, lookSeldom = 10 * time.Second, time.Minute
 
 func (f *family) intact() (bool, error) {
 	if f.have == nil {
 		return true, nil // nothing was programmed, or it is about to be
 	}
-	seen := nothing
+	seen, every := nothing, lookEvery
 	if f.witness != nil {
-		seen = f.witness.sight()
+		seen, every = f.witness.sight(), lookSeldom
 	}
 	var ok bool
 	var err error
 	switch {
 	case seen == tampered:
 		ok, err = f.asWritten()
-	case seen == touched || time.Since(f.looked) >= lookEvery:
+	case seen == touched || time.Since(f.looked) >= every:
 		ok, err = f.reached()
 	default:
 		return true, nil
