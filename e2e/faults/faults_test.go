@@ -100,6 +100,13 @@ func newCluster(t *testing.T, nodes int, mode string) cluster {
 // become more.
 func holdings(t *testing.T, n *lab.Node) map[string]int {
 	t.Helper()
+	eventually(t, func() error { // a proxy that begins holds netfilter to its flows, if there are any
+		tables, err := n.Output(t.Context(), "nft", "list", "tables")
+		if err == nil && strings.Contains(tables, "fairlead-hold") {
+			err = fmt.Errorf("%s has yet the table fairlead-hold", n.Name)
+		}
+		return err
+	})
 	had := map[string]int{"pins": pins(t, n.BPFRoot())}
 	for name, command := range map[string]string{
 		"rules":  "iptables-save; ip6tables-save; iptables-legacy-save 2>&1; ip6tables-legacy-save 2>&1",

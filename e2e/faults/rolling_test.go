@@ -36,6 +36,9 @@ type deployment struct {
 func newDeployment(t *testing.T, c cluster, replicas int) *deployment {
 	t.Helper()
 	d := &deployment{cluster: c, pods: c.Web}
+	if len(d.pods) >= replicas {
+		return d
+	}
 	for len(d.pods) < replicas {
 		d.pods = append(d.pods, d.pod(t))
 	}
