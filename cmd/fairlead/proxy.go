@@ -153,6 +153,7 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 	monitor, counters := health.NewMonitor(node, time.Now), metrics.New(version, f.mode)
 	if kube, ok := p.Source.(*watch.Kube); ok {
 		monitor.Stale = kube.Stale
+		counters.Client()
 	}
 	monitor.Asked = counters.Asked
 	f.countBackend(counters, p.Backend.(*backend).Backend)
