@@ -2,17 +2,14 @@ package e2e
 
 import (
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
-	"github.com/fairlead/fairlead/e2e/lab"
+	"github.com/fairlead/fairlead/e2e/lab/labtest"
 	"github.com/fairlead/fairlead/e2e/traffic"
 )
 
@@ -70,7 +67,7 @@ func TestCleanupOfEBPF(t *testing.T) {
 	c := newCluster(t, 1, "ebpf")
 	node := c.Nodes[0]
 	kill(t, c.State().Nodes[0].Proxy)
-	if packets, sockets := attached(t, node); packets == 0 || sockets == 0 {
+	if packets, sockets := labtest.Attached(t, node); packets == 0 || sockets == 0 {
 		t.Errorf("before: %d programs for packets, %d for sockets", packets, sockets)
 	}
 	for range 2 {
@@ -79,7 +76,7 @@ func TestCleanupOfEBPF(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if packets, sockets := attached(t, node); packets > 0 || sockets > 0 {
+	if packets, sockets := labtest.Attached(t, node); packets > 0 || sockets > 0 {
 		t.Errorf("left: %d programs for packets, %d for sockets", packets, sockets)
 	}
 	if _, err := os.Stat(node.BPFRoot()); !errors.Is(err, os.ErrNotExist) {
@@ -88,35 +85,4 @@ func TestCleanupOfEBPF(t *testing.T) {
 	if rules, err := node.Output(t.Context(), "iptables-save"); err != nil || strings.Contains(rules, "FAIRLEAD") {
 		t.Errorf("rules: %s, %v", rules, err)
 	}
-}
-
-// attached counts the programs at the links of a node, and at its cgroup.
-func attached(t *testing.T, node *lab.Node) (packets, sockets int) {
-	t.Helper()
-	count := func(target int, attach ebpf.AttachType) int {
-		found, err := link.QueryPrograms(link.QueryOptions{Target: target, Attach: attach})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(found.Programs)
-	}
-	err := node.NS().Do(func() error {
-		links, err := net.Interfaces()
-		for _, l := range links {
-			packets += count(l.Index, ebpf.AttachTCXIngress) + count(l.Index, ebpf.AttachTCXEgress)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	folder, err := os.Open(node.Cgroup())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = folder.Close() }()
-	for _, attach := range []ebpf.AttachType{ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCgroupInetSockRelease} {
-		sockets += count(int(folder.Fd()), attach)
-	}
-	return packets, sockets
 }

@@ -24,9 +24,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
-
 	"github.com/fairlead/fairlead/e2e/lab"
 	"github.com/fairlead/fairlead/e2e/lab/labtest"
 	"github.com/fairlead/fairlead/e2e/traffic"
@@ -121,7 +118,8 @@ func holdings(t *testing.T, n *lab.Node) map[string]int {
 		had[name] = strings.Count(out, "\n")
 	}
 	if n.Cgroup() != "" {
-		had["programs"] = attached(t, n)
+		packets, sockets := labtest.Attached(t, n)
+		had["programs"] = packets + sockets
 	}
 	return had
 }
@@ -137,41 +135,6 @@ func pins(t *testing.T, root string) (n int) {
 	})
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
-	}
-	return n
-}
-
-// attached counts the programs at the links of a node and at its cgroup.
-func attached(t *testing.T, node *lab.Node) (n int) {
-	t.Helper()
-	count := func(target int, attach ebpf.AttachType) {
-		found, err := link.QueryPrograms(link.QueryOptions{Target: target, Attach: attach})
-		if err != nil {
-			t.Fatal(err)
-		}
-		n += len(found.Programs)
-	}
-	err := node.NS().Do(func() error {
-		links, err := net.Interfaces()
-		for _, l := range links {
-			count(l.Index, ebpf.AttachTCXIngress)
-			count(l.Index, ebpf.AttachTCXEgress)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	folder, err := os.Open(node.Cgroup())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = folder.Close() }()
-	for _, attach := range []ebpf.AttachType{
-		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCgroupInetSockRelease,
-		ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg, ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg,
-	} {
-		count(int(folder.Fd()), attach)
 	}
 	return n
 }

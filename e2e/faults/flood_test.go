@@ -60,14 +60,7 @@ const perSecond = 5000
 // flood sends so many packets, each of a new flow, from a namespace.
 func flood(t *testing.T, ns *netns.NS, protocol byte, to netip.AddrPort, count int) {
 	t.Helper()
-	var fd int
-	err := ns.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd := rawSocket(t, ns)
 	defer func() { _ = unix.Close(fd) }()
 	const burst = perSecond / 100
 	for sent := 0; sent < count; {
@@ -81,6 +74,19 @@ func flood(t *testing.T, ns *netns.NS, protocol byte, to netip.AddrPort, count i
 			}
 		}
 	}
+}
+
+// rawSocket sends packets as they are given, IP header and all.
+func rawSocket(t *testing.T, ns *netns.NS) (fd int) {
+	t.Helper()
+	err := ns.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
 }
 
 // liar is the first packet of a flow that nobody began. Its checksums are right.

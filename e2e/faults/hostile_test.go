@@ -38,14 +38,7 @@ func (c cluster) oddPackets(t *testing.T) {
 func sendOdd(t *testing.T, ns *netns.NS, random *rand.Rand, network string, to netip.AddrPort) {
 	t.Helper()
 	protocol := map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP}[network]
-	var fd int
-	err := ns.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd := rawSocket(t, ns)
 	defer func() { _ = unix.Close(fd) }()
 	count, sent := size(500, 50_000), 0
 	for range count {

@@ -50,9 +50,10 @@ func (b *Backend) takeOver(t *service.Table) error {
 	return nil
 }
 
-// looksUntilRelease is how many calls of Intact go by before it is looked again whether
-// netfilter translates something: where there are many flows that takes a while.
-const looksUntilRelease = 6
+// looksUntilRelease is how many calls of Intact, of which there are four a second, go by
+// before it is looked again whether netfilter translates something: where there are many
+// flows that takes a while.
+const looksUntilRelease = 40
 
 // release lets netfilter stop when the last flow has ended that it translated before
 // the node changed to this backend.
