@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -128,27 +125,7 @@ func syncedFamilies(metrics string) int {
 
 // metrics are the proxy's, in Prometheus' text form.
 func (w *world) metrics(ctx context.Context) (string, error) {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: w.dialOnNode}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+metricsAddr+"/metrics", nil)
-	if err != nil {
-		return "", err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	return string(text), err
-}
-
-func (w *world) dialOnNode(ctx context.Context, network, addr string) (net.Conn, error) {
-	var conn net.Conn
-	err := w.node.Do(func() (err error) {
-		conn, err = new(net.Dialer).DialContext(ctx, network, addr)
-		return err
-	})
-	return conn, err
+	return w.node.Get(ctx, "http://"+metricsAddr+"/metrics")
 }
 
 // proxyTime is the processor time that the proxies of this world took so far, with
