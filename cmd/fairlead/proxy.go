@@ -13,6 +13,7 @@ import (
 	"k8s.io/kube-proxy/config/v1alpha1"
 
 	"github.com/fairlead/fairlead/proxy"
+	"github.com/fairlead/fairlead/proxy/conntrack"
 	"github.com/fairlead/fairlead/proxy/health"
 	"github.com/fairlead/fairlead/proxy/inspect"
 	"github.com/fairlead/fairlead/proxy/iptables"
@@ -156,6 +157,7 @@ func (f proxyFlags) observe(ctx context.Context, p *proxy.Proxy, node string) (s
 		counters.Client()
 	}
 	monitor.Asked = counters.Asked
+	counters.Tracking(conntrack.ReadUsage)
 	f.countBackend(counters, p.Backend.(*backend).Backend)
 	checks := health.NewNodePorts(monitor.Works)
 	p.Observers, p.HealthChecks = []proxy.Observer{monitor, counters, &thrift{}}, checks

@@ -16,7 +16,7 @@
 package iptables
 
 import (
-	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -25,7 +25,9 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/fairlead/fairlead/cni/host/command"
 	"github.com/fairlead/fairlead/cni/mode"
 )
 
@@ -358,12 +360,11 @@ func (f family) restore(lines []string) error {
 	return err
 }
 
+// within is how long a command may take, which may have to wait for others to give the
+// lock of xtables free: runtimes wait for an attachment two minutes.
+const within = time.Minute
+
 func (f family) run(input, program string, args ...string) (string, error) {
-	var out, complaint bytes.Buffer
-	command := exec.Command(program, args...)
-	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(input), &out, &complaint
-	if err := command.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s", program, err, bytes.TrimSpace(complaint.Bytes()))
-	}
-	return out.String(), nil
+	out, err := command.Command{Name: program, Args: args, Input: command.Text(input), Within: within}.Run(context.Background())
+	return string(out), err
 }

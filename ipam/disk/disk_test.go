@@ -52,7 +52,7 @@ func held(t *testing.T, s *Store, o ipam.Owner) []netip.Addr {
 	return lease.Addrs
 }
 
-func contents(t *testing.T, path string) []byte {
+func contents(t testing.TB, path string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {

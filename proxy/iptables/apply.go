@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -10,32 +9,48 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
-	goiptables "github.com/coreos/go-iptables/iptables"
-
+	"github.com/fairlead/fairlead/cni/host/command"
 	"github.com/fairlead/fairlead/cni/host/sysctl"
 )
 
-// lockWait is how many seconds iptables-restore waits for another program that
-// holds the xtables lock.
+// lockWait is how many seconds iptables waits for another program that holds the
+// xtables lock.
 const lockWait = "10"
 
-// tool is the pair of commands that reads and writes one family's rules.
+// A command that has not ended after patience, and perRule for each rule that it may
+// have to look at, hangs. With 10,000 Services iptables-nft-restore takes 0.03 ms a
+// rule, and on a machine that has ten other things to do ten times that.
+const (
+	patience = 30 * time.Second
+	perRule  = time.Millisecond
+	// manyRules are as many as a node may have, where that is not known.
+	manyRules = 100_000
+)
+
+// within is how long a command may take.
+func (t tool) within(rules int) time.Duration {
+	return t.patience + time.Duration(rules)*perRule
+}
+
+// tool is the commands that read and write one family's rules.
 type tool struct {
-	ipt                 *goiptables.IPTables
-	saveCmd, restoreCmd string
-	version             string  // as for people: "ip6tables 1.8.9"
-	nft                 bool    // the rules are in nf_tables
-	chainsPerStep       int     // see script.inSteps; 0: no limit
-	witness             witness // of what others do; nil: nobody
+	cmd, saveCmd, restoreCmd string
+	version                  string        // as for people: "ip6tables 1.8.9"
+	nft                      bool          // the rules are in nf_tables
+	chainsPerStep            int           // see script.inSteps; 0: no limit
+	witness                  witness       // of what others do; nil: nobody
+	rules                    int           // that there are, as far as known
+	patience                 time.Duration // the constant, but for tests
 }
 
 // newFamily finds the commands of a family and looks whether the kernel has the
 // tables.
 func newFamily(config Config, ipv6 bool) (*family, error) {
-	name, protocol := "iptables", goiptables.ProtocolIPv4
+	name := "iptables"
 	if ipv6 {
-		name, protocol = "ip6tables", goiptables.ProtocolIPv6
+		name = "ip6tables"
 	}
 	switch config.Variant {
 	case "":
@@ -48,31 +63,27 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find iptables: %w (on Debian: apt-get install iptables)", err)
 	}
-	ipt, err := goiptables.New(goiptables.IPFamily(protocol), goiptables.Path(path))
-	if err != nil {
-		return nil, fmt.Errorf("ask %s for its version: %w", path, err)
-	}
-	nft, err := isNFT(path)
+	v, err := versionOf(path)
 	if err != nil {
 		return nil, err
 	}
-	major, minor, patch := ipt.GetIptablesVersion()
 	f := &family{
 		ipv6: ipv6,
 		opts: Options{
 			MasqueradeMark: config.MasqueradeMark,
-			RandomFully:    ipt.HasRandomFully(),
+			RandomFully:    v.atLeast(1, 6, 2),
 			Node:           config.Node,
 		},
 		tool: tool{
-			ipt:        ipt,
+			cmd:        path,
 			saveCmd:    path + "-save",
 			restoreCmd: path + "-restore",
-			version:    fmt.Sprintf("%s %d.%d.%d", name, major, minor, patch),
-			nft:        nft,
+			version:    name + " " + v.String(),
+			nft:        v.nft,
+			patience:   patience,
 		},
 	}
-	if nft {
+	if f.nft {
 		f.chainsPerStep = nftChainsPerStep
 	}
 	if err := f.lookForTables(); err != nil {
@@ -87,16 +98,6 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 	return f, err
 }
 
-// isNFT says which variant a command is of, which iptables tells with its version:
-// "iptables v1.8.9 (nf_tables)".
-func isNFT(path string) (bool, error) {
-	out, err := exec.Command(path, "--version").Output()
-	if err != nil {
-		return false, fmt.Errorf("ask %s for its version: %w", path, err)
-	}
-	return bytes.Contains(out, []byte("nf_tables")), nil
-}
-
 // errNoTable: the kernel has not the table, and no module that makes it.
 var errNoTable = errors.New("the kernel has no such table")
 
@@ -105,7 +106,7 @@ var errNoTable = errors.New("the kernel has no such table")
 // seconds.
 func (t tool) lookForTables() error {
 	for _, table := range []string{filter, nat} {
-		_, err := t.ipt.ChainExists(table, "OUTPUT")
+		_, err := t.has(table, "-S", "OUTPUT", "1")
 		if err != nil && strings.Contains(err.Error(), "does not exist") {
 			err = errors.Join(errNoTable, err)
 		}
@@ -114,6 +115,21 @@ func (t tool) lookForTables() error {
 		}
 	}
 	return nil
+}
+
+// ask runs iptables on one chain or rule of a table.
+func (t tool) ask(table string, args ...string) ([]byte, error) {
+	args = append([]string{"-w", lockWait, "-t", table}, args...)
+	return command.Command{Name: t.cmd, Args: args, Within: t.within(manyRules)}.Run(context.Background())
+}
+
+// has says whether there is the chain or rule that ask asks for.
+func (t tool) has(table string, args ...string) (bool, error) {
+	_, err := t.ask(table, args...)
+	if command.ExitCode(err) == 1 {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // tcpBeLiberal says whether the kernel takes TCP segments for valid that are
@@ -128,7 +144,7 @@ const sysctlLocalnet = "net/ipv4/conf/all/route_localnet"
 
 // localnetWasOn says whether that was on before Fairlead switched it on.
 func (t tool) localnetWasOn() (bool, error) {
-	guarded, err := t.ipt.ChainExists(filter, chainLocalhost)
+	guarded, err := t.has(filter, "-S", chainLocalhost, "1")
 	if err != nil {
 		return false, fmt.Errorf("look for the guard of route_localnet: %w", err)
 	}
@@ -136,11 +152,11 @@ func (t tool) localnetWasOn() (bool, error) {
 		value, err := sysctl.Read(sysctlLocalnet)
 		return err == nil && value == "1", nil
 	}
-	rules, err := t.ipt.List(filter, chainLocalhost)
+	rules, err := t.ask(filter, "-S", chainLocalhost)
 	if err != nil {
 		return false, fmt.Errorf("read the guard of route_localnet: %w", err)
 	}
-	return strings.Contains(strings.Join(rules, ""), localnetWasOn), nil
+	return bytes.Contains(rules, []byte(localnetWasOn)), nil
 }
 
 func routeLocalnet(on bool) error {
@@ -163,7 +179,7 @@ func (t tool) read(ctx context.Context) (Ruleset, error) {
 	}
 	rs := Ruleset{filter: nil, nat: nil}
 	for _, args := range asked {
-		saved, err := run(ctx, nil, t.saveCmd, args...)
+		saved, err := save(ctx, t.saveCmd, args...)
 		if err != nil {
 			return nil, fmt.Errorf("read the rules that there are: %w", err)
 		}
@@ -194,69 +210,32 @@ func (t tool) restore(ctx context.Context, s script) error {
 	if t.chainsPerStep > 0 {
 		s = s.inSteps(t.chainsPerStep)
 	}
-	seen := func(int) {}
+	c := command.Command{Name: t.restoreCmd, Args: []string{"--noflush", "-w", lockWait}, Input: s.writeTo, Within: t.within(t.rules + total(s.count()))}
 	if t.witness != nil {
-		seen = t.witness.writes
+		c.Started = t.witness.writes
 		defer t.witness.wrote()
 	}
-	_, err := runSeen(ctx, seen, s, t.restoreCmd, "--noflush", "-w", lockWait)
-	if err != nil {
+	if _, err := c.Run(ctx); err != nil {
 		return &failedScript{cause: err, script: s, line: blamed(err, s)}
 	}
 	return nil
 }
 
-// run runs a command on a script, which may be nil, and returns what it printed.
-func run(ctx context.Context, stdin script, name string, args ...string) ([]byte, error) {
-	return runSeen(ctx, func(int) {}, stdin, name, args...)
+// save is what iptables-save prints.
+func save(ctx context.Context, path string, args ...string) ([]byte, error) {
+	return command.Command{Name: path, Args: args, Within: patience + manyRules*perRule}.Run(ctx)
 }
-
-// runSeen tells seen the number of the process before that has anything to do.
-func runSeen(ctx context.Context, seen func(pid int), stdin script, name string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	seen(cmd.Process.Pid)
-	w := bufio.NewWriterSize(in, pipeSize)
-	stdin.writeTo(w)
-	// A command that does not read to the end says itself why.
-	_, _ = w.Flush(), in.Close()
-	if err := cmd.Wait(); err != nil {
-		return nil, &commandError{name: name, cause: err, stderr: strings.TrimSpace(stderr.String())}
-	}
-	return stdout.Bytes(), nil
-}
-
-// pipeSize is how much a pipe holds, see pipe(7).
-const pipeSize = 64 << 10
-
-// commandError is a command that failed, with what it said.
-type commandError struct {
-	name   string
-	cause  error
-	stderr string
-}
-
-func (e *commandError) Error() string { return fmt.Sprintf("%s: %v: %s", e.name, e.cause, e.stderr) }
-func (e *commandError) Unwrap() error { return e.cause }
 
 var lineNumber = regexp.MustCompile(`line:? (\d+)`)
 
 // blamed is the line of the script that a failed iptables-restore names. COMMIT is
 // no answer: what the kernel refuses at the end may be any line.
 func blamed(err error, s script) string {
-	var failed *commandError
+	var failed *command.Error
 	if !errors.As(err, &failed) {
 		return ""
 	}
-	found := lineNumber.FindStringSubmatch(failed.stderr)
+	found := lineNumber.FindStringSubmatch(failed.Stderr)
 	if found == nil {
 		return ""
 	}

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead/fairlead/cni/host/command"
 	"github.com/fairlead/fairlead/proxy/conntrack"
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -181,7 +182,7 @@ func (f *family) reached() (bool, error) {
 				continue
 			}
 			for _, rule := range rules {
-				ok, err := f.ipt.Exists(table, chain, strings.Fields(rule)...)
+				ok, err := f.has(table, append([]string{"-C", chain}, strings.Fields(rule)...)...)
 				if err != nil {
 					return false, fmt.Errorf("look for a rule in %s %s: %w", table, chain, err)
 				}
@@ -229,8 +230,9 @@ type Round struct {
 	// Full: everything was compiled, not only the pools that changed. (Written is what
 	// changed in either case.)
 	Full bool
-	// Failed: the kernel or iptables did not take it.
-	Failed bool
+	// Failed: the kernel or iptables did not take it. Hung: iptables did not come to an
+	// end, and was ended.
+	Failed, Hung bool
 	// Rules are how many there are, Written how many were written, table by table.
 	Rules, Written map[string]int
 	// StaleFlows are how many were ended.
@@ -242,7 +244,7 @@ func (f *family) sync(ctx context.Context, t *service.Table, change service.Chan
 	began := time.Now()
 	f.round = Round{IPv6: f.ipv6, Rules: f.round.Rules}
 	err := f.program(ctx, t, change)
-	f.round.Took, f.round.Failed = time.Since(began), err != nil
+	f.round.Took, f.round.Failed, f.round.Hung = time.Since(began), err != nil, errors.Is(err, command.ErrHung)
 	if f.report != nil && ctx.Err() == nil {
 		f.report(f.round)
 	}
@@ -309,7 +311,7 @@ func (f *family) become(ctx context.Context, want Ruleset) error {
 		if err != nil {
 			return err
 		}
-		f.have = have
+		f.have, f.rules = have, total(have.count())
 	}
 	if err := f.restoreGuarded(ctx, want); err != nil {
 		f.have = nil
@@ -334,6 +336,7 @@ func (f *family) restoreGuarded(ctx context.Context, want Ruleset) error {
 		return err
 	}
 	f.round.Rules, f.round.Written = want.count(), s.count()
+	f.rules = total(f.round.Rules)
 	if guard {
 		return routeLocalnet(true)
 	}
@@ -359,6 +362,7 @@ func (f *family) replacePools(ctx context.Context, t *service.Table, ids []servi
 	}
 	f.round.Written = s.count()
 	f.round.Rules[nat] += want.count()[nat] - Ruleset{nat: have}.count()[nat]
+	f.rules = total(f.round.Rules)
 	for chain := range have {
 		delete(f.have[nat], chain)
 	}

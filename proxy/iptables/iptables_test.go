@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead/fairlead/cni/host/command"
 	"github.com/fairlead/fairlead/e2e/netns"
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -348,8 +349,14 @@ func TestRefusedByTheKernel(t *testing.T) {
 // wrapped is a command to whose input something is done before.
 func wrapped(t *testing.T, filter, command string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), filepath.Base(command))
-	if err := os.WriteFile(path, fmt.Appendf(nil, "#!/bin/sh\n%s | %s \"$@\"\n", filter, command), 0o700); err != nil {
+	return fakeIPTables(t, fmt.Sprintf("%s | %s \"$@\"", filter, command))
+}
+
+// fakeIPTables is a command that does something else than iptables.
+func fakeIPTables(t *testing.T, does string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "iptables")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+does+"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -363,6 +370,36 @@ func TestFailureOfNobody(t *testing.T) {
 		}
 		if err := n.sync(resolved(3, 1), service.Change{}); err == nil || refusedBy(err) != nil {
 			t.Errorf("error: %v", err)
+		}
+	})
+}
+
+// What hangs is ended, with what it has started. It is told, and the next round does it
+// anew, also if the kernel had taken what was written before.
+func TestHangs(t *testing.T) {
+	everyVariant(t, func(t *testing.T, n *node) {
+		table := resolved(3, 1)
+		for _, first := range []string{"", "real \"$@\"; "} {
+			var hung []bool
+			restores := map[*family]string{}
+			for _, f := range n.backend.families {
+				restores[f] = f.restoreCmd
+				f.restoreCmd = fakeIPTables(t, strings.Replace(first, "real", f.restoreCmd, 1)+"sleep 3600; true")
+				f.patience = time.Second
+				f.report = func(r Round) { hung = append(hung, r.Hung && r.Failed) }
+			}
+			err := n.sync(table, service.Change{Node: true})
+			if !errors.Is(err, command.ErrHung) || refusedBy(err) != nil || !slices.Equal(hung, []bool{true, true}) {
+				t.Errorf("error %v, told: %v", err, hung)
+			}
+			for f, path := range restores {
+				f.restoreCmd, f.patience = path, patience
+			}
+			n.mustSync(table, service.Change{})
+			if diff := cmp.Diff(rendered(table), n.ours()); diff != "" {
+				t.Errorf("after that (-rendered +kernel):\n%s", diff)
+			}
+			table = resolved(5, 2)
 		}
 	})
 }

@@ -1,15 +1,16 @@
 package iptables
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os/exec"
 	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/cni/host/command"
 	"github.com/fairlead/fairlead/proxy/nfacct"
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -94,18 +95,12 @@ func (f *family) tryElsewhere(needs ...need) error {
 		}
 		rules[n.table][chain] = append(rules[n.table][chain], n.rule)
 	}
-	cmd := exec.Command(f.restoreCmd, "-w", lockWait)
-	cmd.Stdin = strings.NewReader(newScript(nil, rules).String())
-	var out []byte
-	err := elsewhere(func() (err error) {
+	restore := command.Command{Name: f.restoreCmd, Args: []string{"-w", lockWait}, Input: newScript(nil, rules).writeTo, Within: f.within(len(needs))}
+	return elsewhere(func() error {
 		_ = nfacct.Add(probeCounter) // where that fails so does the rule
-		out, err = cmd.CombinedOutput()
+		_, err := restore.Run(context.Background())
 		return err
 	})
-	if err != nil && len(out) > 0 {
-		return fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(string(out)), " "))
-	}
-	return err
 }
 
 // elsewhere runs f on a thread in a network namespace that goes with the thread.

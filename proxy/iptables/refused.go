@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead/fairlead/cni/host/command"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
@@ -17,7 +18,7 @@ import (
 // kernel refuses at the end, they are found by trying.
 func (f *family) explained(ctx context.Context, t *service.Table, want Ruleset, err error) error {
 	var failed *failedScript
-	if !errors.As(err, &failed) || ctx.Err() != nil {
+	if !errors.As(err, &failed) || ctx.Err() != nil || errors.Is(err, command.ErrHung) {
 		return err
 	}
 	owners := ownersOf(t, f.ipv6)
@@ -133,7 +134,7 @@ func (t trial) run(ctx context.Context, services []service.Name) error {
 // search finds out which of the Services, of which at least one is refused, are.
 func (t trial) search(ctx context.Context, services []service.Name) map[service.Name]error {
 	err := t.run(ctx, services)
-	if err == nil {
+	if err == nil || errors.Is(err, command.ErrHung) {
 		return nil
 	}
 	if len(services) == 1 {

@@ -43,11 +43,18 @@ func (rs Ruleset) count() map[string]int {
 	return n
 }
 
+func total(byTable map[string]int) (n int) {
+	for _, rules := range byTable {
+		n += rules
+	}
+	return n
+}
+
 // parse reads what iptables-save printed and keeps what is ours: chains with our
 // prefix, and the rules elsewhere that lead to them.
 func parse(saved []byte) (Ruleset, error) {
 	rs := Ruleset{}
-	var chains Chains
+	chains := Chains{} // of no table
 	lines := bufio.NewScanner(bytes.NewReader(saved))
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {

@@ -33,7 +33,7 @@ func HostVariant(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("find the node's iptables variant: %w", err)
 		}
-		out, err := run(ctx, nil, path)
+		out, err := save(ctx, path)
 		if err != nil {
 			return "", fmt.Errorf("find the node's iptables variant: %w", err)
 		}
@@ -82,7 +82,7 @@ func Left(ctx context.Context, variant string) (bool, error) {
 		if variant == Legacy && !legacyInUse(family.tables) {
 			continue
 		}
-		out, err := run(ctx, nil, path)
+		out, err := save(ctx, path)
 		if err != nil || strings.Contains(string(out), "\n:"+prefix) {
 			return err == nil, err
 		}

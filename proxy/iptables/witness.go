@@ -100,8 +100,8 @@ func (l *listener) hear(e nftnews.Event) {
 		family = unix.NFPROTO_IPV6
 	}
 	switch {
-	case e.Lost:
-		l.seen = max(l.seen, touched)
+	case e.Lost: // it may have been of our chains
+		l.seen = tampered
 	case e.Family != family || e.Table != filter && e.Table != nat || slices.Contains(l.writers[:], e.By):
 	case ours(e.Chain):
 		l.seen = tampered

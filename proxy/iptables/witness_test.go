@@ -21,10 +21,11 @@ func TestWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.mustSync(table, service.Change{})
-		for _, tt := range []struct {
+		type row struct {
 			name, command string
 			intact        bool
-		}{
+		}
+		rows := []row{
 			{"nothing", "true", true},
 			{"others' rules come", iptables + " -t nat -A POSTROUTING -s 10.9.9.8 -j ACCEPT", true},
 			{"others' rules go", iptables + " -t nat -D POSTROUTING -s 10.9.9.9 -j ACCEPT", true},
@@ -35,7 +36,11 @@ func TestWatch(t *testing.T) {
 			{"a rule comes into our chain", iptables + " -t nat -I " + chainServices + " -s 10.9.9.7 -j ACCEPT", n.variant == Legacy},
 			{"that rule goes", iptables + " -t nat -F " + chainServices, false},
 			{"all goes", iptables + " -t nat -F", false},
-		} {
+		}
+		if n.variant == NFT {
+			rows = append(rows, row{"rules of ours go, of which no news is kept", crowd("flush chain ip nat " + chainServices), false})
+		}
+		for _, tt := range rows {
 			t.Run(tt.name, func(t *testing.T) {
 				n.RunT(t, "sh", "-c", tt.command)
 				if got := n.intactSoon(t); got != tt.intact {
@@ -48,6 +53,12 @@ func TestWatch(t *testing.T) {
 			})
 		}
 	})
+}
+
+// crowd is a command that makes, in one step, more changes than a socket has room for
+// news, and then another one.
+func crowd(change string) string {
+	return "{ echo 'add table ip crowd; add chain ip crowd crowd'; for i in $(seq 3000); do echo add rule ip crowd crowd counter; done; echo '" + change + "'; } | nft -f -"
 }
 
 // intactSoon asks for a moment whether somebody was seen: nf_tables tells a bit later.

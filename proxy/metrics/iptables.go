@@ -11,6 +11,7 @@ type IPTables struct {
 	full, partial, flows                *prometheus.HistogramVec // by family, as all are
 	staleFlows                          *prometheus.CounterVec
 	restoreFailures, partialRestoreFail *prometheus.CounterVec
+	hung                                *prometheus.CounterVec
 	rules, written                      *prometheus.GaugeVec // by table too
 }
 
@@ -24,6 +25,7 @@ func (m *Metrics) IPTables(packets func() (iptables.Packets, error)) *IPTables {
 		staleFlows:         m.counters("kubeproxy_conntrack_reconciler_deleted_entries_total", "Stale flows that were ended.", "ip_family"),
 		restoreFailures:    m.counters(rules+"restore_failures_total", "Rounds that iptables-restore or the kernel did not take.", "ip_family"),
 		partialRestoreFail: m.counters(rules+"partial_restore_failures_total", "Those of them in which only what changed was written; the next one looked at everything.", "ip_family"),
+		hung:               m.counters("fairlead_iptables_hung_total", "Rounds in which a command of iptables came to no end, and was ended.", "ip_family"),
 		rules:              m.gauges(rules+"total", "Rules that are Fairlead's.", "table", "ip_family"),
 		written:            m.gauges(rules+"last", "Rules that the last round wrote.", "table", "ip_family"),
 	}
@@ -34,6 +36,9 @@ func (m *Metrics) IPTables(packets func() (iptables.Packets, error)) *IPTables {
 // Round notes a round.
 func (i *IPTables) Round(r iptables.Round) {
 	family := familyOf(r.IPv6)
+	if r.Hung {
+		i.hung.WithLabelValues(family).Inc()
+	}
 	if r.Failed {
 		i.restoreFailures.WithLabelValues(family).Inc()
 		if !r.Full {

@@ -21,9 +21,10 @@ func TestIPTables(t *testing.T) {
 	i.Round(iptables.Round{Full: true, Took: time.Second, Rules: rules, Written: rules, Flows: time.Millisecond, StaleFlows: 3})
 	i.Round(iptables.Round{Took: time.Second, Rules: rules, Written: map[string]int{"nat": 2}})
 	i.Round(iptables.Round{IPv6: true, Failed: true})
-	i.Round(iptables.Round{IPv6: true, Failed: true, Full: true})
+	i.Round(iptables.Round{IPv6: true, Failed: true, Hung: true, Full: true})
 	got := slices.DeleteFunc(scrape(t, m), func(line string) bool { return slices.Contains(before, line) })
 	want := strings.Split(strings.TrimSpace(`
+fairlead_iptables_hung_total{ip_family="IPv6"} 1
 kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"} 3
 kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family="IPv4"} 1
 kubeproxy_iptables_ct_state_invalid_dropped_packets_total 7

@@ -54,6 +54,7 @@ func TestLook(t *testing.T) {
 		"no br_netfilter":         {set: map[string]string{"proc/sys/net/bridge/bridge-nf-call-iptables": "-", "proc/sys/net/bridge/bridge-nf-call-ip6tables": "-"}, want: []string{"bridge netfilter warning br_netfilter is not loaded"}},
 		"bridges are not seen":    {set: map[string]string{"proc/sys/net/bridge/bridge-nf-call-iptables": "0\n"}, want: []string{"bridge netfilter bad bridge-nf-call-iptables is 0"}},
 		"nearly full":             {set: map[string]string{"proc/sys/net/netfilter/nf_conntrack_count": "80\n"}, want: []string{"connection tracking warning 80 of 100"}},
+		"full":                    {set: map[string]string{"proc/sys/net/netfilter/nf_conntrack_count": "100\n", "proc/self/net/stat/nf_conntrack": "entries drop\n64 ff\n64 1\n"}, want: []string{"connection tracking warning 100 of 100 connections, and 256 packets dropped"}},
 		"eBPF does not work":      {ebpf: errors.New("no cgroup v2"), want: []string{"eBPF warning --mode auto takes iptables: no cgroup v2"}},
 		"sockets cannot be ended": {sockets: errors.New("the kernel cannot"), want: []string{"eBPF warning --mode auto takes ebpf, but the kernel cannot"}},
 		"no BPF file system":      {set: map[string]string{"proc/self/mounts": "proc /proc proc rw 0 0\n"}, want: []string{"eBPF warning no BPF file system"}},

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/proxy/conntrack"
 )
 
 func trim(text []byte) string { return strings.TrimSpace(string(text)) }
@@ -87,6 +89,9 @@ func connectionTracking(_ context.Context, n Node) []Finding {
 		return nil // not in use
 	}
 	state := fmt.Sprintf("%d of %d connections", count, limit)
+	if dropped := conntrack.Dropped(n.read("proc/self/net/stat/nf_conntrack")); dropped > 0 {
+		state += fmt.Sprintf(", and %d packets dropped that could not be tracked", dropped)
+	}
 	if float64(count) < full*float64(limit) {
 		return well(state)
 	}

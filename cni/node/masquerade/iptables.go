@@ -1,13 +1,15 @@
 package masquerade
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
 	"strings"
+	"time"
+
+	"github.com/fairlead/fairlead/cni/host/command"
 )
 
 // IPTables is a chain of our own in the nat table of each family, and a rule that
@@ -52,11 +54,11 @@ func (t *IPTables) Sync(pods []netip.Prefix, to *Cluster) error {
 }
 
 func syncIPTables(is6 bool, pods, cluster []netip.Prefix) error {
-	command := "iptables"
+	name := "iptables"
 	if is6 {
-		command = "ip6tables"
+		name = "ip6tables"
 	}
-	saved, err := run("", command+"-save", "-t", "nat")
+	saved, err := run("", name+"-save", "-t", "nat")
 	if err != nil && len(pods) == 0 {
 		return nil // no nat table of that family, nothing in it
 	}
@@ -67,7 +69,7 @@ func syncIPTables(is6 bool, pods, cluster []netip.Prefix) error {
 	if script == "" {
 		return nil
 	}
-	if _, err := run(script, command+"-restore", "--noflush", "-w", "10"); err != nil {
+	if _, err := run(script, name+"-restore", "--noflush", "-w", "10"); err != nil {
 		return fmt.Errorf("write masquerading to iptables: %w", err)
 	}
 	return nil
@@ -99,14 +101,13 @@ func iptScript(saved string, pods, cluster []netip.Prefix) string {
 	return "*nat\n:" + iptName + " - [0:0]\n" + b.String() + "COMMIT\n"
 }
 
+// within is how long a command may take, of which it may wait ten seconds for another
+// one to give the lock of xtables free: else it hangs, and is ended.
+const within = time.Minute
+
 func run(stdin, name string, args ...string) (string, error) {
-	cmd := exec.Command(name, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr.String()))
-	}
-	return stdout.String(), nil
+	out, err := command.Command{Name: name, Args: args, Input: command.Text(stdin), Within: within}.Run(context.Background())
+	return string(out), err
 }
 
 // CleanupIPTables removes the chains, where there are any.
