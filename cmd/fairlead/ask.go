@@ -41,11 +41,23 @@ func (f *askFlags) client() *inspect.Client { return inspect.NewClient("'fairlea
 
 // ask has a proxy answer a question into v.
 func (f *askFlags) ask(ctx context.Context, question string, v any) error {
-	return f.explain(f.client().Get(ctx, question, v))
+	return explain(f.client().Get(ctx, question, v))
+}
+
+// nodeSocketFlag says at which socket 'fairlead node' is asked.
+type nodeSocketFlag struct{ nodeSocket string }
+
+func (f *nodeSocketFlag) registerNodeSocket(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.nodeSocket, "node-socket", defaultNodeSocket, "socket at which 'fairlead node' answers (its --inspect-socket)")
+}
+
+// askNode asks 'fairlead node' how it is.
+func (f *nodeSocketFlag) askNode(ctx context.Context, s *nodeStatus) error {
+	return explain(inspect.NewClient("'fairlead node'", f.nodeSocket).Get(ctx, "/status", s))
 }
 
 // explain adds to an error what to do about it.
-func (f *askFlags) explain(err error) error {
+func explain(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: only root may ask", err)
 	}

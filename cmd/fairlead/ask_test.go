@@ -63,10 +63,11 @@ func TestAskProxy(t *testing.T) {
 	log.then = sync.OnceFunc(func() { go ask() }) // the proxy answers when it has written its log
 	ask = func() {
 		defer stop()
-		for _, question := range []string{"services web", "services web -o wide", "services web -o yaml", "services gone",
-			"trace --from 10.244.1.7 --to 10.96.0.10:80", "trace --from 10.244.1.7 --to 10.96.0.10:80/udp -o json", "trace --live", "status"} {
+		for _, question := range []string{"services web", "services --namespace other", "services web -o wide", "services web -o yaml", "services gone",
+			"trace --from 10.244.1.7 --to 10.96.0.10:80", "trace --from 10.244.1.7 --to 10.96.0.10:80/udp -o json", "status"} {
 			answers[question] = answer(t, ns, question+" --socket "+socket)
 		}
+		answers["completion"] = answer(t, ns, "__complete services --socket "+socket+" def")
 	}
 	in(t, ns, func() int {
 		e := testEnv(new(bytes.Buffer), &errs)
@@ -88,8 +89,9 @@ default/web  -     10.96.0.10:80/tcp  0            pod      10.244.1.7:8080
 default/web  -     10.96.0.10:80/tcp  0            node     10.244.1.7:8080*
 default/web  -     10.96.0.10:80/tcp  0            outside  10.244.1.7:8080*
 `,
-		"trace --live":  "exit 1: fairlead: ask 'fairlead proxy' at " + socket + ": 501 Not Implemented: in mode iptables the kernel does not tell what happens\n",
-		"services gone": "exit 1: fairlead: service gone: the proxy of this node has no destination of it\n",
+		"completion":                 "default/web\n:4\n",
+		"services --namespace other": "SERVICE  PORT  DESTINATION  FROM  TO\n",
+		"services gone":              "exit 1: fairlead: service gone: the proxy of this node has no destination of it\n",
 		"trace --from 10.244.1.7 --to 10.96.0.10:80": `
 sender               10.244.1.7 is a pod: in 10.244.1.0/24
 destination          10.96.0.10:80/tcp is the cluster IP of default/web
@@ -97,8 +99,9 @@ policy               internalTrafficPolicy Cluster: endpoints of all nodes
 endpoints            1 of 2: ready ones
 masquerade           no: pods reach cluster IPs with their own address
 verdict              forwarded to these in turn
-  → 10.244.1.7:8080  no route (network is unreachable), sees an address of this node (node node-1)
+  → 10.244.1.7:8080  not known: no route leads to 10.244.1.7 (network is unreachable), so that nothing of it comes in here, sees an address of this node (node node-1)
   - 10.244.1.9:8080  not ready
+kernel               has all this as it should
 `,
 	}
 	for question, want := range want {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -16,7 +17,9 @@ import (
 	"github.com/fairlead/fairlead/cni/host/sysctl"
 	"github.com/fairlead/fairlead/proxy"
 	"github.com/fairlead/fairlead/proxy/bpf"
+	"github.com/fairlead/fairlead/proxy/conntrack"
 	"github.com/fairlead/fairlead/proxy/inspect"
+	"github.com/fairlead/fairlead/proxy/iptables"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
@@ -30,6 +33,11 @@ type reporter interface {
 	Outcomes() ([]bpf.Count, error)
 	Follow(ctx context.Context, see func(bpf.Report)) error
 	Watch(ctx context.Context, see func(bpf.Report)) error
+}
+
+// turnCounter is a backend that tells whose turn it is.
+type turnCounter interface {
+	Turns(key service.Key, class service.Class) (taken uint64, ok bool)
 }
 
 // flowCounter is a backend that has the flows itself.
@@ -60,6 +68,9 @@ func kernel(p *proxy.Proxy) inspect.Kernel {
 	if c, ok := mode.(counter); ok {
 		k.Connections = c.Connections
 	}
+	if c, ok := mode.(turnCounter); ok {
+		k.Turns = c.Turns
+	}
 	k.Flows = trackedFlows
 	if f, ok := mode.(flowCounter); ok {
 		k.Flows = func() (flows inspect.Flows, err error) {
@@ -77,6 +88,9 @@ func kernel(p *proxy.Proxy) inspect.Kernel {
 			}
 			return differences, err
 		}
+	}
+	if _, ok := mode.(*iptables.Backend); ok {
+		k.Watch = func(ctx context.Context, see func(inspect.Event)) error { return watchTracked(ctx, p, see) }
 	}
 	if r, ok := mode.(reporter); ok {
 		k.Outcomes = func() ([]inspect.Outcome, error) { return outcomes(r) }
@@ -117,6 +131,34 @@ func event(r bpf.Report, view inspect.View) inspect.Event {
 		e.Command = strings.TrimSpace(string(name))
 	}
 	return e
+}
+
+// watchTracked tells of flows to Services that connection tracking begins to know, where
+// netfilter translates them.
+func watchTracked(ctx context.Context, view inspect.View, see func(inspect.Event)) error {
+	tooFast := func() {
+		see(inspect.Event{Time: time.Now(), Outcome: "lost", Text: "flows began too fast to tell of all", Trouble: true})
+	}
+	return conntrack.Watch(ctx, func(f conntrack.Flow) {
+		e := inspect.Event{
+			Time: time.Now(), Path: "tracked", Outcome: "begun", Text: "to the endpoint in turn",
+			From: f.Src, To: f.Dst, Protocol: f.Protocol.String(), Backend: f.ToDst,
+		}
+		view.View(func(r *service.Resolver) {
+			if frontend, ok := r.Table().Frontend(f.Dst, f.Protocol); ok {
+				e.Service = frontend.Origin.String()
+			}
+		})
+		if f.ToSrc.Addr() != f.Src.Addr() {
+			e.Text += ", which sees " + f.ToSrc.String()
+		}
+		if f.Dst == f.ToDst {
+			e.Outcome, e.Text, e.Backend, e.Trouble = "untranslated", "it is not translated", netip.AddrPort{}, true
+		}
+		if e.Service != "" {
+			see(e)
+		}
+	}, tooFast)
 }
 
 func protocolName(number uint8) string {

@@ -54,13 +54,15 @@ func TestUsageErrors(t *testing.T) {
 		{"proxy --manifests " + dir + " --ipvs-sync-period x", `invalid argument "x" for "--ipvs-sync-period" flag: time: invalid duration "x": see 'fairlead proxy --help'`},
 		{"ipam bogus", `unknown command "bogus": see 'fairlead ipam --help'`},
 		{"trace --from x --to 10.96.0.10:53/udp", `--from "x": must be an address like 10.244.1.5 or fd00::5`},
-		{"trace --from 10.244.1.5 --to 10.96.0.10", `--to "10.96.0.10": must be an address, a port and a protocol like 10.96.0.10:53/udp or [fd00::1]:80/tcp`},
+		{"trace --from 10.244.1.5 --to 10.96.0.10/udp", `--to "10.96.0.10/udp": must be an address, a port and a protocol like 10.96.0.10:53/udp or [fd00::1]:80/tcp, or an address alone`},
+		{"trace --from 10.244.1.5 --to 10.96.0.10:0", `--to "10.96.0.10:0": must be an address, a port and a protocol like 10.96.0.10:53/udp or [fd00::1]:80/tcp, or an address alone`},
 		{"trace --from 10.244.1.5 --to 10.96.0.10:53/icmp", `--to "10.96.0.10:53/icmp": protocol "icmp": allowed are [tcp udp sctp]`},
 		{"trace --from 10.244.1.5 --to [fd00::1]:53", `--from 10.244.1.5 --to [fd00::1]:53: one is IPv4, the other IPv6`},
+		{"services -n b a/c", `--namespace b: a/c is in another one`},
 		{"services a b", `argument "b": 'fairlead services' takes one Service`},
 		{"services -o xml", `--output "xml": allowed are table, wide, json, yaml`},
 		{"doctor -o xml", `--output "xml": allowed are table, json, yaml`},
-		{"status -o wide", `--output "wide": allowed are table, json, yaml`},
+		{"status -o xml", `--output "xml": allowed are table, wide, json, yaml`},
 		{"cleanup --mode ipvs", `--mode "ipvs": allowed are iptables, ebpf and auto`},
 	}
 	for _, tt := range tests {

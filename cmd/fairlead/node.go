@@ -115,6 +115,7 @@ func runNode(ctx context.Context, e env, f nodeFlags) error {
 		return err
 	}
 	defer stop()
+	n.inspector.peers = n.peers
 	n.inspector.ranges = func(ctx context.Context) ([]usage, error) { return rangesIn(ctx, e, f.pools.dataDir) }
 	defer n.serveStatus(f.inspectAt)()
 	log.Info("node starts", "version", version, "node", n.name, "routing", n.options.Routing, "masquerade", n.table, from)
@@ -144,7 +145,7 @@ func (l *nodeLoop) observe(ctx context.Context, f nodeFlags) (stop func(), err e
 
 // newLoop checks the flags and changes nothing.
 func (f nodeFlags) newLoop(e env) (*nodeLoop, error) {
-	n := &nodeLoop{}
+	n := &nodeLoop{asked: make(chan func())}
 	var err error
 	if n.name, err = e.nodeName(f.nodeName); err != nil {
 		return nil, err

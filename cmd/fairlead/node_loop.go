@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -31,7 +32,8 @@ type nodeLoop struct {
 	flushed       <-chan struct{}  // tells that what pods have in the packet filter may be gone
 	installer     *nodeInstaller
 	pools         *nodePools
-	shim          *nodeShim // nil: there is to be none
+	shim          *nodeShim   // nil: there is to be none
+	asked         chan func() // questions to the loop, which alone knows the plan and the kernel
 	health        nodeHealth
 	inspector     nodeInspector
 	metrics       *metrics.Metrics
@@ -146,6 +148,8 @@ func (l *nodeLoop) wait(ctx context.Context, cluster <-chan clusterNews, again <
 		sweep.Reset(sweepEvery)
 	case <-l.pools.news:
 		due = true
+	case answer := <-l.asked:
+		answer()
 	case <-again:
 		due, held = true, false
 	}
@@ -393,4 +397,30 @@ func (l *nodeLoop) report() {
 	l.reported = now
 	l.metrics.Problems(kinds)
 	l.inspector.noted(now)
+}
+
+// asksLoop is how long a question waits for the loop to come to it.
+const asksLoop = 2 * time.Second
+
+// peers asks the loop how other nodes are reached. It is safe for concurrent use.
+func (l *nodeLoop) peers(ctx context.Context) (peers []cninode.Peer, err error) {
+	ctx, stop := context.WithTimeoutCause(ctx, asksLoop, fmt.Errorf("how other nodes are reached is not known: the loop has not come to it in %s", asksLoop))
+	defer stop()
+	answered := make(chan struct{})
+	answer := func() {
+		defer close(answered)
+		underlay, failed := l.kernel.Underlay()
+		if _, known := l.planner.Self(); failed != nil || !known {
+			err = failed
+			return
+		}
+		peers = l.planner.Peers(underlay, l.kernel.Has)
+	}
+	select {
+	case l.asked <- answer:
+		<-answered
+		return peers, err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +29,10 @@ type nodeStatus struct {
 	Masquerade string    `json:"masquerade"`
 
 	nodeCounts
-	Problems []string `json:"problems,omitempty"`
+	Problems []cninode.Problem `json:"problems,omitempty"`
+	// Peers are how the pods of each other node are reached; nil if the loop did not come
+	// to it.
+	Peers []cninode.Peer `json:"peers,omitempty"`
 	// Ranges are blocks of pools, and other ranges of which pods have addresses.
 	Ranges []usage `json:"ranges,omitempty"`
 }
@@ -53,10 +57,12 @@ type nodeInspector struct {
 	heard func() time.Time
 	// ranges reads how full the ranges of addresses are.
 	ranges func(context.Context) ([]usage, error)
+	// peers says how other nodes are reached.
+	peers func(context.Context) ([]cninode.Peer, error)
 
 	mu       sync.Mutex // guards what follows
 	counts   nodeCounts
-	problems []string
+	problems []cninode.Problem
 }
 
 // tried notes what there is after an attempt.
@@ -72,9 +78,9 @@ func (i *nodeInspector) noted(problems map[cninode.Problem]bool) {
 	defer i.mu.Unlock()
 	i.problems = nil
 	for p := range problems {
-		i.problems = append(i.problems, p.String())
+		i.problems = append(i.problems, p)
 	}
-	slices.Sort(i.problems)
+	slices.SortFunc(i.problems, func(a, b cninode.Problem) int { return strings.Compare(a.String(), b.String()) })
 }
 
 func (i *nodeInspector) status(ctx context.Context) nodeStatus {
@@ -90,7 +96,10 @@ func (i *nodeInspector) status(ctx context.Context) nodeStatus {
 	}
 	var err error
 	if s.Ranges, err = i.ranges(ctx); err != nil {
-		s.Problems = append(s.Problems, err.Error())
+		s.Problems = append(s.Problems, cninode.Problem{Kind: "AddressesUnknown", Member: s.Node, Text: err.Error()})
+	}
+	if s.Peers, err = i.peers(ctx); err != nil {
+		s.Problems = append(s.Problems, cninode.Problem{Kind: "PeersUnknown", Member: s.Node, Text: err.Error()})
 	}
 	return s
 }
@@ -130,7 +139,7 @@ func (l *nodeLoop) serveStatus(socket string) (stop func()) {
 }
 
 // printNode adds to the table of 'fairlead status'.
-func (t statusTable) printNode(s nodeStatus) {
+func (t statusTable) printNode(s nodeStatus, wide bool) {
 	t.row("pods", "%s: version %s on node %s, up for %s", t.health(s.Healthy()), s.Version, s.Node, ago(t.now, s.Started))
 	t.source(s.Source, s.Heard, s.Stale)
 	routes := fmt.Sprintf("%d of %d to %d other nodes, routing %s", s.Programmed, s.Wanted, max(0, s.Nodes-1), s.Routing)
@@ -141,6 +150,7 @@ func (t statusTable) printNode(s nodeStatus) {
 		routes += fmt.Sprintf(", MTU %d", s.MTU)
 	}
 	t.row("routes", "%s", routes)
+	t.printPeers(s.Peers, wide)
 	t.row("masquerade", "%s", s.Masquerade)
 	for _, u := range s.Ranges {
 		what := "network " + u.Network
@@ -155,4 +165,33 @@ func (t statusTable) printNode(s nodeStatus) {
 	for _, p := range s.Problems {
 		t.bad("problem", "%s", p)
 	}
+}
+
+// shownPeers is how many are printed that are not reached, unless all are wanted.
+const shownPeers = 5
+
+// printPeers prints how other nodes are reached: without wide those only that are not.
+func (t statusTable) printPeers(peers []cninode.Peer, wide bool) {
+	missing := 0
+	for _, p := range peers {
+		if p.Kind == cninode.PeerMissing {
+			if missing++; wide || missing <= shownPeers {
+				t.bad("", "%s: not reached: %s", peerName(p), p.Why)
+			}
+			continue
+		}
+		if wide {
+			t.row("", "%s: %s, by %s, via %s", peerName(p), p.Kind, p.Device, p.Via)
+		}
+	}
+	if !wide && missing > shownPeers {
+		t.bad("", "… and %d more (see -o wide)", missing-shownPeers)
+	}
+}
+
+func peerName(p cninode.Peer) string {
+	if !p.PodCIDR.IsValid() {
+		return p.Node
+	}
+	return fmt.Sprintf("%s %s", p.Node, p.PodCIDR)
 }

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -17,21 +19,25 @@ import (
 
 func servicesCommand(e env) *cobra.Command {
 	var f askFlags
+	var namespace string
 	cmd := &cobra.Command{
-		Use:   "services [NAMESPACE/NAME]",
+		Use:   "services [[NAMESPACE/]NAME]",
 		Short: "Show what becomes of flows to Services on this node",
 		Long: `Asks this node's proxy for all destinations that are Services', or one Service's
-(without a namespace: in the namespace default), and for the endpoints that get their
+(without a namespace: in that of --namespace, or default), and for the endpoints that get their
 flows in turn. A star says that the endpoint sees an address of this node instead
 of the sender's. With -o wide each kind of sender has a line of its own, else only
 where they differ, and the connections that each Service port has got are shown.
 
-The kernel is read back: what it has otherwise than it should is said below.`,
+The kernel is read back: what it has otherwise than it should is said below, its
+Service is marked (!), and the exit code is 1.`,
 		Example: `  fairlead services
-  fairlead services kube-system/kube-dns -o wide`,
-		Args: cobra.ArbitraryArgs,
+  fairlead services kube-system/kube-dns -o wide
+  fairlead services --namespace kube-system`,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: f.completeServices,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			question, err := servicesQuestion(args)
+			question, err := servicesQuestion(namespace, args)
 			if err != nil {
 				return err
 			}
@@ -45,28 +51,51 @@ The kernel is read back: what it has otherwise than it should is said below.`,
 			if len(args) > 0 && len(rows) == 0 {
 				return fmt.Errorf("service %s: the proxy of this node has no destination of it", args[0])
 			}
-			if done, err := f.printAs(e.stdout, rows); done {
-				return err
+			done, err := f.printAs(e.stdout, rows)
+			if !done {
+				err = printServices(e.stdout, rows, f.output == "wide")
 			}
-			return printServices(e.stdout, rows, f.output == "wide")
+			if err == nil && slices.ContainsFunc(rows, func(r inspect.Row) bool { return len(r.Kernel) > 0 }) {
+				err = errDiffers
+			}
+			return err
 		},
 	}
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "show the Services of one namespace only")
 	f.register(cmd, "wide", "json", "yaml")
 	return cmd
 }
 
-func servicesQuestion(args []string) (string, error) {
+func servicesQuestion(namespace string, args []string) (string, error) {
 	switch {
 	case len(args) == 0:
-		return "/services", nil
+		return "/services?" + url.Values{"namespace": {namespace}}.Encode(), nil
 	case len(args) > 1:
 		return "", usagef("argument %q: 'fairlead services' takes one Service", args[1])
 	}
-	name := args[0]
-	if !strings.Contains(name, "/") {
-		name = "default/" + name
+	in, name, found := strings.Cut(args[0], "/")
+	switch {
+	case !found:
+		in, name = cmp.Or(namespace, "default"), args[0]
+	case namespace != "" && namespace != in:
+		return "", usagef("--namespace %s: %s is in another one", namespace, args[0])
 	}
-	return "/services?" + url.Values{"name": {name}}.Encode(), nil
+	return "/services?" + url.Values{"name": {in + "/" + name}}.Encode(), nil
+}
+
+// completeServices completes the name of a Service, for shells.
+func (f *askFlags) completeServices(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+	var rows []inspect.Row
+	if len(args) > 0 || f.ask(cmd.Context(), "/services?kernel=no", &rows) != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, row := range rows {
+		if strings.HasPrefix(row.Service, begun) && !slices.Contains(names, row.Service) {
+			names = append(names, row.Service)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func printServices(w io.Writer, rows []inspect.Row, wide bool) error {
@@ -76,6 +105,12 @@ func printServices(w io.Writer, rows []inspect.Row, wide bool) error {
 		connections = "CONNECTIONS\t"
 	}
 	fmt.Fprintf(table, "SERVICE\tPORT\tDESTINATION\t%sFROM\tTO\n", connections)
+	differs := map[string]string{} // Service → its mark
+	for _, row := range rows {
+		if len(row.Kernel) > 0 {
+			differs[row.Service] = " !"
+		}
+	}
 	for _, row := range rows {
 		if !row.Destination.IsValid() {
 			continue // is no more than what the kernel has
@@ -84,7 +119,7 @@ func printServices(w io.Writer, rows []inspect.Row, wide bool) error {
 			connections = dash(count(row.Connections)) + "\t"
 		}
 		for _, group := range senders(row, wide) {
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s%s\t%s\n", row.Service, dash(row.Port), destination(row), connections, group.from, group.to)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s%s\t%s\n", row.Service+differs[row.Service], dash(row.Port), destination(row), connections, group.from, group.to)
 		}
 	}
 	if err := table.Flush(); err != nil {

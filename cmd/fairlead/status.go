@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,8 @@ var errUnhealthy = errors.New("not all does its work as it should")
 // statusFlags are the flags of 'fairlead status' as given.
 type statusFlags struct {
 	askFlags
-	nodeSocket string
-	watch      bool
+	nodeSocketFlag
+	watch bool
 }
 
 func statusCommand(e env) *cobra.Command {
@@ -33,10 +34,10 @@ func statusCommand(e env) *cobra.Command {
 		Short: "Show how Fairlead is on this node",
 		Long: `Asks this node's proxy how it is: what it programs, by what and why by that, where
 it learns of objects, when the kernel last took a change, how many flows there are,
-which Service ports have got the most connections, and what is wrong with objects.
-And 'fairlead node', if it runs here: the routes to other nodes, and the ranges of
-addresses of pods, blocks of pools too. The exit code is 0 if all is well with what
-is here and 1 if not.`,
+which Service ports get the most new connections since status was last asked for, and
+what is wrong with objects. And 'fairlead node', if it runs here: the routes to other
+nodes, each with -o wide, and the ranges of addresses of pods, blocks of pools too.
+The exit code is 0 if all is well with what is here and 1 if not.`,
 		Example: `  fairlead status
   fairlead status --watch
   fairlead status -o json | jq .frontends`,
@@ -48,33 +49,33 @@ is here and 1 if not.`,
 			if f.watch {
 				return f.again(cmd.Context(), e)
 			}
-			_, err := f.status(cmd.Context(), e, nil)
-			return err
+			return f.status(cmd.Context(), e, e.stdout)
 		},
 	}
-	cmd.Flags().BoolVar(&f.watch, "watch", false, "again every second until interrupted, with connections per second")
-	cmd.Flags().StringVar(&f.nodeSocket, "node-socket", defaultNodeSocket, "socket at which 'fairlead node' answers (its --inspect-socket)")
-	f.register(cmd, "json", "yaml")
+	cmd.Flags().BoolVar(&f.watch, "watch", false, "again every second until interrupted")
+	f.registerNodeSocket(cmd)
+	f.register(cmd, "wide", "json", "yaml")
 	return cmd
 }
 
-// again shows the status until ctx ends.
+// again shows the status until ctx ends: each one whole, in place of the one before.
 func (f *statusFlags) again(ctx context.Context, e env) error {
-	var last *statuses
-	for {
-		s, err := f.status(ctx, e, last)
+	for divide := ""; ; divide = between(isTerminal(e.stdout)) {
+		page := bytes.NewBufferString(divide)
+		err := f.status(ctx, e, page)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if _, err := page.WriteTo(e.stdout); err != nil {
+			return err
 		}
 		if err != nil {
 			fmt.Fprintln(e.stderr, "fairlead:", err)
 		}
-		last = s
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(time.Second):
-			fmt.Fprint(e.stdout, between(isTerminal(e.stdout)))
 		}
 	}
 }
@@ -91,24 +92,23 @@ func (s statuses) healthy() bool {
 	return (s.Status == nil || s.Healthy()) && (s.Pods == nil || s.Pods.Healthy())
 }
 
-// status asks once and prints the answers. last, if it is not nil, is what was answered
-// before.
-func (f *statusFlags) status(ctx context.Context, e env, last *statuses) (*statuses, error) {
+// status asks once and prints the answers to w, which is for stdout.
+func (f *statusFlags) status(ctx context.Context, e env, w io.Writer) error {
 	s, err := f.askAll(ctx, e.now())
 	if err != nil && s.Status == nil && s.Pods == nil {
-		return nil, err
+		return err
 	}
-	done, printErr := f.printAs(e.stdout, s)
+	done, printErr := f.printAs(w, s)
 	if !done {
-		printErr = printStatuses(e.stdout, s, last, palette(isTerminal(e.stdout) && os.Getenv("NO_COLOR") == ""))
+		printErr = printStatuses(w, s, f.output == "wide", paletteFor(e))
 	}
 	switch {
 	case err != nil:
-		return s, err
+		return err
 	case printErr == nil && !s.healthy():
-		return s, errUnhealthy
+		return errUnhealthy
 	}
-	return s, printErr
+	return printErr
 }
 
 // askAll asks both programs. One of which there is no trace is none of this node's,
@@ -121,7 +121,7 @@ func (f *statusFlags) askAll(ctx context.Context, now time.Time) (*statuses, err
 		s.Status = &proxy
 	}
 	var node nodeStatus
-	nodeErr := f.explain(inspect.NewClient("'fairlead node'", f.nodeSocket).Get(ctx, "/status", &node))
+	nodeErr := f.askNode(ctx, &node)
 	if nodeErr == nil {
 		s.Pods = &node
 	}
@@ -151,6 +151,11 @@ func between(terminal bool) string {
 
 // palette says whether there are colours.
 type palette bool
+
+// paletteFor has colours for a terminal, unless somebody wants none (no-color.org).
+func paletteFor(e env) palette {
+	return palette(isTerminal(e.stdout) && os.Getenv("NO_COLOR") == "")
+}
 
 // The colours of ECMA-48 that mean something here.
 const (
@@ -200,16 +205,16 @@ func (t statusTable) source(source string, heard time.Time, stale string) {
 	}
 }
 
-func printStatuses(w io.Writer, s, last *statuses, p palette) error {
+func printStatuses(w io.Writer, s *statuses, wide bool, p palette) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	t := statusTable{table, s.at, p}
 	if s.Status != nil {
 		t.printProxy(*s.Status)
-		t.printBusiest(s, last)
+		t.printBusiest(*s.Status)
 		t.printTrouble(*s.Status)
 	}
 	if s.Pods != nil {
-		t.printNode(*s.Pods)
+		t.printNode(*s.Pods, wide)
 	}
 	return table.Flush()
 }
@@ -221,7 +226,14 @@ func (t statusTable) printProxy(s inspect.Status) {
 		t.bad("", "the node lacks: %s", l)
 	}
 	t.source(s.Source, s.Heard, s.Stale)
-	t.row("kernel", "%s", kernelState(s, t.now))
+	if s.Error != "" {
+		t.bad("kernel", "the last change was not taken: %s", s.Error)
+	} else {
+		t.row("kernel", "%s", kernelState(s, t.now))
+	}
+	if s.LastError != "" && s.Error == "" {
+		t.row("", "it did not take a change %s ago: %s", ago(t.now, s.Failed), s.LastError)
+	}
 	t.row("services", "%d destinations, %d pools, %d backends", s.Frontends, s.Pools, s.Backends)
 	if s.Flows.Tracked > 0 {
 		t.row("flows", "%d tracked by the kernel", s.Flows.Tracked)
@@ -235,31 +247,22 @@ func (t statusTable) printProxy(s inspect.Status) {
 	}
 }
 
-// printBusiest prints the Service ports with the most connections and, if it is known
-// how many they had before, how fast they get more.
-func (t statusTable) printBusiest(s, last *statuses) {
+// printBusiest prints the Service ports that get the connections and, if it is known
+// how many they had before, how fast.
+func (t statusTable) printBusiest(s inspect.Status) {
 	what := "busiest"
 	for _, b := range s.Busiest {
 		name := b.Service
 		if b.Port != "" {
 			name += ":" + b.Port
 		}
-		t.row(what, "%d connections to %s%s", b.Connections, name, rate(b, s, last))
+		rate := ""
+		if s.Over > 0 {
+			rate = fmt.Sprintf(", %.1f/s in the last %s", float64(b.New)/s.Over.Seconds(), s.Over.Round(time.Second))
+		}
+		t.row(what, "%d connections to %s%s", b.Connections, name, rate)
 		what = ""
 	}
-}
-
-// rate is how many connections a Service port has got per second since last.
-func rate(b inspect.Busy, s, last *statuses) string {
-	if last == nil || last.Status == nil || !s.at.After(last.at) {
-		return ""
-	}
-	for _, before := range last.Busiest {
-		if before.Service == b.Service && before.Port == b.Port && before.Connections <= b.Connections {
-			return fmt.Sprintf(", %.0f/s", float64(b.Connections-before.Connections)/s.at.Sub(last.at).Seconds())
-		}
-	}
-	return ""
 }
 
 func (t statusTable) printTrouble(s inspect.Status) {
@@ -290,11 +293,9 @@ func outcomesOf(s inspect.Status, path string) string {
 	return strings.Join(parts, ", ")
 }
 
-// kernelState says whether the kernel has what it should.
+// kernelState says whether the kernel has what it should, where it took all it was told.
 func kernelState(s inspect.Status, now time.Time) string {
 	switch {
-	case s.Error != "":
-		return "the last change was not taken: " + s.Error
 	case s.Synced.IsZero():
 		return "not programmed yet"
 	case s.Pending:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	cninode "github.com/fairlead/fairlead/cni/node"
 	"github.com/fairlead/fairlead/proxy/inspect"
 )
 
@@ -22,16 +23,20 @@ func TestPrintStatuses(t *testing.T) {
 			Backend: "iptables-nft 1.8.11", Source: "api server https://192.0.2.1", Started: now.Add(-time.Hour),
 		},
 		Heard: now.Add(-3 * time.Second), Synced: now.Add(-time.Minute), Took: time.Millisecond,
+		LastError: "iptables-restore: no memory", Failed: now.Add(-2 * time.Minute),
 		Frontends: 3, Pools: 2, Backends: 5, Flows: inspect.Flows{Tracked: 17},
-		Busiest:   []inspect.Busy{{Service: "default/web", Port: "http", Connections: 130}, {Service: "default/db", Connections: 7}},
+		Busiest:   []inspect.Busy{{Service: "default/web", Port: "http", Connections: 130, New: 30}, {Service: "default/db", Connections: 7}},
+		Over:      2 * time.Second,
 		Conflicts: []string{"two want it"},
 	}
-	before := proxy
-	before.Busiest = []inspect.Busy{{Service: "default/web", Port: "http", Connections: 100}}
 	node := nodeStatus{
 		Version: "v1", Node: "n1", Started: now.Add(-time.Minute), Source: "manifests /etc/c", Routing: "auto", Masquerade: "nftables",
 		nodeCounts: nodeCounts{Nodes: 4, Wanted: 3, Programmed: 2, Tunnels: 1, MTU: 1450},
-		Problems:   []string{"node n2: it is not reached"},
+		Problems:   []cninode.Problem{{Member: "n2", Text: "it is not reached"}},
+		Peers: []cninode.Peer{
+			{Node: "n2", Kind: cninode.PeerMissing, Why: "it is not reached"},
+			{Node: "n3", PodCIDR: netip.MustParsePrefix("10.244.3.0/24"), Kind: cninode.PeerDirect, Via: netip.MustParseAddr("192.0.2.3"), Device: "eth0"},
+		},
 		Ranges: []usage{{
 			Network: "lan", Pool: "office", Closed: "retired", First: netip.MustParseAddr("192.0.2.16"), Last: netip.MustParseAddr("192.0.2.31"),
 			Used: 2, Cooling: 1, Free: big.NewInt(13),
@@ -43,25 +48,30 @@ data path   iptables, by --mode auto, as eBPF cannot be used: iptables-nft 1.8.1
             the node lacks: eBPF: no cgroup v2
 objects     api server https://192.0.2.1, heard of 3s ago
 kernel      up to date, last changed 1m0s ago in 1ms
+            it did not take a change 2m0s ago: iptables-restore: no memory
 services    3 destinations, 2 pools, 5 backends
 flows       17 tracked by the kernel
-busiest     130 connections to default/web:http, 15/s
-            7 connections to default/db
+busiest     130 connections to default/web:http, 15.0/s in the last 2s
+            7 connections to default/db, 0.0/s in the last 2s
 conflict    two want it
 pods        ill: version v1 on node n1, up for 1m0s
 objects     manifests /etc/c
 routes      2 of 3 to 3 other nodes, routing auto, 1 tunnels, MTU 1450
+            n2: not reached: it is not reached
 masquerade  nftables
 addresses   pool office (network lan), retired: 192.0.2.16-192.0.2.31: 2 used, 1 cooling, 13 free
 problem     node n2: it is not reached
 `
-	var got bytes.Buffer
-	s, last := &statuses{Status: &proxy, Pods: &node, at: now}, &statuses{Status: &before, at: now.Add(-2 * time.Second)}
-	if err := printStatuses(&got, s, last, false); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(strings.TrimPrefix(want, "\n"), got.String()); diff != "" {
-		t.Errorf("(-want +got)\n%s", diff)
+	s := &statuses{Status: &proxy, Pods: &node, at: now}
+	wide := strings.Replace(want, "masquerade", "            n3 10.244.3.0/24: direct, by eth0, via 192.0.2.3\nmasquerade", 1)
+	for is, want := range map[bool]string{false: want, true: wide} {
+		var got bytes.Buffer
+		if err := printStatuses(&got, s, is, false); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(strings.TrimPrefix(want, "\n"), got.String()); diff != "" {
+			t.Errorf("wide %t: (-want +got)\n%s", is, diff)
+		}
 	}
 	if s.healthy() {
 		t.Error("a node whose routes are missing is well")
@@ -83,7 +93,8 @@ func TestNodeStatus(t *testing.T) {
 		t.Errorf("status:\n%s", got)
 	}
 	var s struct{ Pods nodeStatus }
-	if err := json.Unmarshal([]byte(answer(t, r.ns, ask+" -o json")), &s); err != nil || s.Pods.Programmed != 2 || !s.Pods.Connected {
+	if err := json.Unmarshal([]byte(answer(t, r.ns, ask+" -o json")), &s); err != nil || s.Pods.Programmed != 2 || !s.Pods.Connected ||
+		len(s.Pods.Peers) != 2 || s.Pods.Peers[0].Kind != cninode.PeerDirect || s.Pods.Peers[1].PodCIDR.String() != "fd00:244:2::/64" {
 		t.Errorf("status -o json: %v, %+v", err, s)
 	}
 	r.ns.RunT(t, "ip", "addr", "del", "10.0.0.1/24", "dev", "eth0")

@@ -1,23 +1,27 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"net/url"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/cmd/fairlead/way"
+	"github.com/fairlead/fairlead/proxy/inspect"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
 // traceFlags are the flags of 'fairlead trace' as given.
 type traceFlags struct {
 	askFlags
+	nodeSocketFlag
 	from, to string
 	watch    bool // --live
 	trouble  bool
@@ -30,14 +34,19 @@ func traceCommand(e env) *cobra.Command {
 		Short: "Say what becomes of a new flow on this node, and why",
 		Long: `Asks this node's proxy what it does with the first packet of a flow: whose
 destination it is, what kind of sender it comes from, which endpoints get it in
-turn and why not the others, and whether they see the sender's address. To each of
-them, or to a destination that is no Service's, the kernel is asked for the route.
+turn and why not the others, and whether they see the sender's address. What the
+kernel has otherwise than it should of that Service is said, and makes the exit code 1.
+
+The kernel is asked for the way to each of the endpoints, or to a destination that is
+no Service's, such as another pod: by which route, device and tunnel, and whether
+NAT gives the packet another source, and why. Rules of others count too.
 
 With --live it is not asked what would become of a flow, but shown what becomes of
-those that there are, as they begin or end in trouble, until it is interrupted. This
-is for mode ebpf. --from and --to then pick flows and may be left out; those of sockets
-have no sender yet, and are not shown with --from.`,
+those that there are, as they begin or, in mode ebpf, end in trouble, until it is
+interrupted. --from and --to then pick flows and may be left out; in mode ebpf those of
+sockets have no sender yet, and are not shown with --from.`,
 		Example: `  fairlead trace --from 10.244.1.5 --to 10.96.0.10:53/udp
+  fairlead trace --from 10.244.1.5 --to 10.244.2.7
   fairlead trace --from 203.0.113.9 --to [fd00::1]:30080 -o json
   fairlead trace --live --to 10.96.0.10
   fairlead trace --live --trouble`,
@@ -54,14 +63,15 @@ have no sender yet, and are not shown with --from.`,
 		},
 	}
 	cmd.Flags().StringVar(&f.from, "from", "", "address of the sender")
-	cmd.Flags().StringVar(&f.to, "to", "", "destination, as ADDR:PORT/PROTOCOL (protocol tcp, udp or sctp; without it tcp)")
+	cmd.Flags().StringVar(&f.to, "to", "", "destination, as ADDR:PORT/PROTOCOL (protocol tcp, udp or sctp; without it tcp), or ADDR alone, for no Service")
 	cmd.Flags().BoolVar(&f.watch, "live", false, "show what becomes of flows as it happens")
 	cmd.Flags().BoolVar(&f.trouble, "trouble", false, "with --live: only who gets no answer and is not told why")
+	f.registerNodeSocket(cmd)
 	f.register(cmd, "json", "yaml")
 	return cmd
 }
 
-// packet checks the flags.
+// packet checks the flags. Port 0 is none.
 func (f *traceFlags) packet() (p service.Packet, err error) {
 	if err := f.check(); err != nil {
 		return p, err
@@ -76,8 +86,10 @@ func (f *traceFlags) packet() (p service.Packet, err error) {
 	if !found {
 		protocol = "tcp"
 	}
-	if p.Dst, err = netip.ParseAddrPort(to); err != nil {
-		return p, usagef("--to %q: must be an address, a port and a protocol like 10.96.0.10:53/udp or [fd00::1]:80/tcp", f.to)
+	if addr, err := netip.ParseAddr(to); err == nil && !found {
+		p.Dst = netip.AddrPortFrom(addr, 0)
+	} else if p.Dst, err = netip.ParseAddrPort(to); err != nil || p.Dst.Port() == 0 {
+		return p, usagef("--to %q: must be an address, a port and a protocol like 10.96.0.10:53/udp or [fd00::1]:80/tcp, or an address alone", f.to)
 	}
 	if err := p.Protocol.UnmarshalText([]byte(strings.ToLower(protocol))); err != nil {
 		return p, usagef("--to %q: %w", f.to, err)
@@ -90,61 +102,66 @@ func (f *traceFlags) packet() (p service.Packet, err error) {
 
 // traced is what 'fairlead trace' prints.
 type traced struct {
-	service.Explanation
-	// Routes says by destination how a packet leaves this node.
-	Routes map[netip.Addr]string `json:"routes"`
+	inspect.Traced
+	// Unasked says why Services are not in it; "": they are.
+	Unasked string `json:"unasked,omitempty"`
+	// Ways says by destination how a packet goes on.
+	Ways map[netip.Addr]way.Way `json:"ways"`
 }
 
+// errDiffers is that the kernel has not what it should; what is printed.
+var errDiffers = errors.New("the kernel has not all as it should")
+
 func (f *traceFlags) run(cmd *cobra.Command, e env, p service.Packet) error {
-	question := url.Values{"from": {p.Src.String()}, "to": {p.Dst.String()}, "protocol": {p.Protocol.String()}, "in": {cameInBy(p.Src)}}
-	var t traced
-	if err := f.ask(cmd.Context(), "/trace?"+question.Encode(), &t.Explanation); err != nil {
+	t, err := f.trace(cmd.Context(), p)
+	if err != nil {
 		return err
 	}
-	t.Routes = map[netip.Addr]string{}
+	done, err := f.printAs(e.stdout, t)
+	if !done {
+		err = t.print(e.stdout, p)
+	}
+	if err == nil && len(t.Kernel) > 0 {
+		err = errDiffers
+	}
+	return err
+}
+
+// trace asks the proxy, and then the kernel where that leads. Where only 'fairlead node'
+// runs there are no Services.
+func (f *traceFlags) trace(ctx context.Context, p service.Packet) (t traced, err error) {
+	in, _ := way.Entry(p.Src) // or nothing of it comes in
+	question := url.Values{"from": {p.Src.String()}, "to": {p.Dst.String()}, "protocol": {p.Protocol.String()}, "in": {in}}
+	err = f.ask(ctx, "/trace?"+question.Encode(), &t.Traced)
+	if errors.Is(err, fs.ErrNotExist) && f.askNode(ctx, new(nodeStatus)) == nil {
+		err, t.Unasked = nil, "not known: 'fairlead proxy' does not run here"
+	}
+	if err != nil {
+		return t, err
+	}
+	t.Ways = map[netip.Addr]way.Way{}
+	find := func(to netip.AddrPort) {
+		if _, known := t.Ways[to.Addr()]; !known {
+			t.Ways[to.Addr()] = way.Find(ctx, way.Packet{Src: p.Src, Dst: to, Protocol: protocolOf(p)})
+		}
+	}
 	for _, endpoint := range t.Endpoints {
 		if endpoint.Turns {
-			t.Routes[endpoint.Addr.Addr()] = routeTo(endpoint.Addr.Addr())
+			find(endpoint.Addr)
 		}
 	}
 	if t.Verdict == service.Pass {
-		t.Routes[p.Dst.Addr()] = routeTo(p.Dst.Addr())
+		find(p.Dst)
 	}
-	if done, err := f.printAs(e.stdout, t); done {
-		return err
-	}
-	return t.print(e.stdout, p)
+	return t, nil
 }
 
-// cameInBy is the interface by which packets of a sender come in: the one that
-// leads back to it; "" if it is this node.
-func cameInBy(src netip.Addr) string {
-	routes, err := netlink.RouteGet(src.AsSlice())
-	if err != nil || len(routes) == 0 || routes[0].Type == unix.RTN_LOCAL {
-		return ""
+// protocolOf is the protocol's number, 0 where a port does not matter.
+func protocolOf(p service.Packet) uint8 {
+	if p.Dst.Port() == 0 {
+		return 0
 	}
-	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
-	if err != nil {
-		return ""
-	}
-	return link.Attrs().Name
-}
-
-// routeTo says how the kernel would send a packet.
-func routeTo(to netip.Addr) string {
-	routes, err := netlink.RouteGet(to.AsSlice())
-	if err != nil || len(routes) == 0 {
-		return fmt.Sprintf("no route (%v)", err)
-	}
-	route := routes[0]
-	link, err := netlink.LinkByIndex(route.LinkIndex)
-	if err != nil {
-		return fmt.Sprintf("by link %d, which is gone", route.LinkIndex)
-	}
-	if route.Gw == nil {
-		return "by " + link.Attrs().Name
-	}
-	return fmt.Sprintf("by %s, via %s", link.Attrs().Name, route.Gw)
+	return uint8(p.Protocol)
 }
 
 // verdicts in words.
@@ -162,40 +179,85 @@ func (t traced) print(w io.Writer, p service.Packet) error {
 			fmt.Fprintf(table, "%s\t%s\n", what, why)
 		}
 	}
-	row("sender", fmt.Sprintf("%s is %s", p.Src, t.Sender))
-	row("destination", fmt.Sprintf("%s/%s is %s", p.Dst, p.Protocol, t.Destination))
-	row("source ranges", t.Sources)
-	row("policy", t.Policy)
-	row("endpoints", t.Choice)
-	if t.Affinity > 0 {
-		row("affinity", fmt.Sprintf("the sender goes to the same one again for %s after its last flow", t.Affinity))
+	if t.Unasked != "" {
+		row("services", t.Unasked)
+	} else {
+		row("sender", fmt.Sprintf("%s is %s", p.Src, t.Sender))
+		row("destination", fmt.Sprintf("%s is %s", destinationText(p), t.Destination))
+		row("source ranges", t.Sources)
+		row("policy", t.Policy)
+		row("endpoints", t.Choice)
+		if t.Affinity > 0 {
+			row("affinity", fmt.Sprintf("the sender goes to the same one again for %s after its last flow", t.Affinity))
+		}
+		row("masquerade", t.Masquerade)
+		row("verdict", verdicts[t.Verdict])
 	}
-	row("masquerade", t.Masquerade)
-	verdict := verdicts[t.Verdict]
 	if t.Verdict == service.Pass {
-		verdict += ", " + t.Routes[p.Dst.Addr()]
+		onward := t.Ways[p.Dst.Addr()]
+		row("way", onward.String())
+		row("route", onward.Route)
+		if onward.NAT.Why != "" {
+			row("NAT", onward.NAT.String())
+		}
 	}
-	row("verdict", verdict)
 	t.printEndpoints(table)
+	t.printKernel(row)
 	return table.Flush()
+}
+
+// destinationText leaves out a port that does not matter.
+func destinationText(p service.Packet) string {
+	if p.Dst.Port() == 0 {
+		return p.Dst.Addr().String()
+	}
+	return fmt.Sprintf("%s/%s", p.Dst, p.Protocol)
+}
+
+// printKernel says what reading the kernel back has shown.
+func (t traced) printKernel(row func(what, why string)) {
+	switch {
+	case t.Unasked != "":
+	case t.Unread != "":
+		row("kernel", "not compared: "+t.Unread)
+	case len(t.Kernel) == 0:
+		row("kernel", "has all this as it should")
+	default:
+		what := "kernel"
+		for _, line := range t.Kernel {
+			row(what, line)
+			what = " " // else the column ends
+		}
+	}
 }
 
 func (t traced) printEndpoints(w io.Writer) {
 	for _, e := range t.Endpoints {
-		what := e.Why
+		what, mark := e.Why, "  -"
 		if e.Turns {
-			what = t.Routes[e.Addr.Addr()]
+			mark = "  →"
+			onward := t.Ways[e.Addr.Addr()]
+			what = onward.String() + seen(e, onward)
 		}
-		if e.Turns && e.Masquerade {
-			what += ", sees an address of this node"
+		if e.Turns && e.Addr == t.Next {
+			what += ", is next"
 		}
 		if e.Node != "" {
 			what += " (node " + e.Node + ")"
 		}
-		mark := "  -"
-		if e.Turns {
-			mark = "  →"
-		}
 		fmt.Fprintf(w, "%s %s\t%s\n", mark, e.Addr, what)
 	}
+}
+
+// seen says whom an endpoint sees, if that is not the sender.
+func seen(e service.Fate, onward way.Way) string {
+	switch {
+	case e.Masquerade:
+		return ", sees an address of this node"
+	case onward.NAT.Masqueraded && onward.NAT.To.IsValid():
+		return fmt.Sprintf(", sees %s of this node: %s", onward.NAT.To, onward.NAT.Why)
+	case onward.NAT.Masqueraded:
+		return ", sees an address of this node: " + onward.NAT.Why
+	}
+	return ""
 }

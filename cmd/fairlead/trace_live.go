@@ -54,7 +54,7 @@ func (f *traceFlags) live(cmd *cobra.Command, e env) error {
 	if err != nil {
 		return err
 	}
-	return f.explain(f.client().Live(cmd.Context(), filter, func(event inspect.Event) error {
+	return explain(f.client().Live(cmd.Context(), filter, func(event inspect.Event) error {
 		if f.output == "json" {
 			return json.NewEncoder(e.stdout).Encode(event)
 		}
@@ -67,8 +67,11 @@ func (f *traceFlags) live(cmd *cobra.Command, e env) error {
 //	12:30:01.250  tcp  10.244.1.9:40000 (cni0) → 10.96.0.10:80 default/web → 10.244.1.2:8080: to the endpoint in turn
 func printEvent(w io.Writer, e inspect.Event) error {
 	from := fmt.Sprintf("%s (%s)", e.From, e.Interface)
-	if e.Path == "socket" {
+	switch e.Path {
+	case "socket":
 		from = fmt.Sprintf("socket of process %d (%s)", e.Process, e.Command)
+	case "tracked":
+		from = e.From.String()
 	}
 	to := e.To.String()
 	if strings.HasPrefix(e.Protocol, "icmp") { // which has no ports
@@ -79,6 +82,10 @@ func printEvent(w io.Writer, e inspect.Event) error {
 	}
 	if e.Backend.IsValid() {
 		to += " → " + e.Backend.String()
+	}
+	if e.Protocol == "" { // it is of no flow
+		_, err := fmt.Fprintf(w, "%s  %s\n", e.Time.Format("15:04:05.000"), e.Text)
+		return err
 	}
 	if e.Lost > 0 {
 		fmt.Fprintf(w, "… %d more that came too fast\n", e.Lost)

@@ -152,6 +152,16 @@ func (m *maker) keep(kept []claim, c claim) []claim {
 	return kept
 }
 
+// placeServices looks whether Services are where hosts on a link of this node are.
+func (m *maker) placeServices() {
+	links := m.underlay.links(m.self)
+	for _, services := range m.options.Services {
+		if i := overlapping(links, services); i >= 0 {
+			m.problem(ServicesOnLink, m.self.Name, "on a link of it is %s, which overlaps %s, in which Services are: a host there that has the address of a Service is not reached", links[i], services)
+		}
+	}
+}
+
 // overlapping is the index of the first of ranges that overlaps p, or -1.
 func overlapping(ranges []netip.Prefix, p netip.Prefix) int {
 	return slices.IndexFunc(ranges, p.Overlaps)

@@ -78,6 +78,7 @@ func Make(self Member, others []Member, u *Underlay, o Options) Plan {
 	for _, f := range families {
 		m.connect(f)
 	}
+	m.placeServices()
 	m.plan.limit(m.plan.MTU)
 	m.plan.Ready = len(self.PodCIDRs) > 0 && !m.unfit
 	if len(self.PodCIDRs) == 0 {

@@ -125,6 +125,9 @@ func TestMake(t *testing.T) {
 			services: cidrs("10.96.0.0/16"),
 		},
 		{
+			name: "Services on a link", others: []Member{nodeB}, services: cidrs("10.96.0.0/16", "10.0.0.0/20"),
+		},
+		{
 			name:     "another's pods on a link of ours",
 			others:   []Member{nodeC},
 			underlay: func(u *Underlay) { u.Routes[netip.MustParsePrefix("10.244.3.0/24")] = Path{Device{"eth1", 1500}, true} },

@@ -6,9 +6,9 @@ import (
 
 // Problem is why some pods are not reached. All others are.
 type Problem struct {
-	Kind   Kind
-	Member string // the node that it is about
-	Text   string
+	Kind   Kind   `json:"kind"`
+	Member string `json:"node"` // the node that it is about
+	Text   string `json:"text"`
 }
 
 func (p Problem) String() string { return "node " + p.Member + ": " + p.Text }
@@ -27,6 +27,7 @@ const (
 	OverlapsNode     Kind = "PodCIDROverlapsNode"     // the pod CIDR or the address of another one
 	OverlapsLink     Kind = "PodCIDROverlapsLink"     // of this node
 	OverlapsServices Kind = "PodCIDROverlapsServices" // see Options
+	ServicesOnLink   Kind = "ServicesOverlapLink"     // of this node
 	PortTaken        Kind = "VXLANPortTaken"          // on this node
 	NotProgrammed    Kind = "NotProgrammed"           // the kernel of this node refuses something else
 )

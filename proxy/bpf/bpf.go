@@ -39,6 +39,9 @@ func Try(cgroupRoot string) error { return ebpf.Try(cgroupRoot) }
 // clients that are connected to a backend which is gone.
 func CanEndSockets() error { return ebpf.CanEndSockets() }
 
+// Strangers are the names of programs of others that lead sockets to endpoints, too.
+func Strangers(cgroupRoot string) ([]string, error) { return ebpf.Strangers(cgroupRoot) }
+
 // MapNames are the maps whose size may be said.
 func MapNames() []string {
 	return []string{

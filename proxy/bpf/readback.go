@@ -71,6 +71,22 @@ func (b *Backend) Connections() (map[service.Origin]uint64, error) {
 	return out, nil
 }
 
+// Turns says how many flows of a class of senders a destination has led in turn, as the
+// maps have it: the next one goes to the backend of that number, modulo how many there
+// are. ok: it leads them so. It is safe for concurrent use.
+func (b *Backend) Turns(key service.Key, class service.Class) (taken uint64, ok bool) {
+	var f ebpf.Frontend
+	if b.path.Frontends.Lookup(keyRow(key), &f) != nil {
+		return 0, false
+	}
+	var turn ebpf.Turn
+	path := f.Paths[classes[class]]
+	if path.Verdict != ebpf.Forward || b.path.Turns.Lookup(path.Pool, &turn) != nil {
+		return 0, false
+	}
+	return turn.Taken, true
+}
+
 // parseOrigin is the opposite of service.Origin.String.
 func parseOrigin(text string) (service.Origin, error) {
 	name, port, _ := strings.Cut(text, ":")

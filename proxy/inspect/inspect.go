@@ -49,15 +49,21 @@ type Status struct {
 	Took   time.Duration `json:"tookNanoseconds"`
 	// Error is why the kernel did not take what it was told last; "": it did.
 	Error string `json:"error,omitempty"`
+	// LastError is the last of these, also when it is over, and Failed when it was; zero:
+	// there was none since the proxy started.
+	LastError string    `json:"lastError,omitempty"`
+	Failed    time.Time `json:"failed,omitzero"`
 
 	// Outcomes are how sockets and packets have fared; none where the mode does not
 	// count that.
 	Outcomes []Outcome `json:"outcomes,omitempty"`
 
 	Flows Flows `json:"flows"`
-	// Busiest are the Service ports that have got the most connections, the first of
-	// them first; none where nobody counts.
-	Busiest []Busy `json:"busiest,omitempty"`
+	// Busiest are the Service ports that get the most new connections, the first of
+	// them first; none where nobody counts. Over is since when they are new: since
+	// somebody last asked; 0 if that was long ago.
+	Busiest []Busy        `json:"busiest,omitempty"`
+	Over    time.Duration `json:"busiestOverNanoseconds,omitempty"`
 
 	Frontends int `json:"frontends"` // destinations
 	Pools     int `json:"pools"`
@@ -80,6 +86,7 @@ type Busy struct {
 	Service     string `json:"service"` // namespace/name
 	Port        string `json:"port,omitempty"`
 	Connections uint64 `json:"connections"`
+	New         uint64 `json:"new"` // of them, see Status.Over
 }
 
 // busiest is how many of them Status has at most.
@@ -111,7 +118,10 @@ type Inspector struct {
 	synced   time.Time
 	took     time.Duration
 	err      error
+	last     error                  // not nil, once there was one
+	failed   time.Time              // when last was
 	problems map[watch.Problem]bool // that are not mended
+	counted  [2]counting            // the last one, after the one before
 }
 
 // News implements proxy.Observer.
@@ -135,9 +145,11 @@ func (i *Inspector) Synced(r proxy.Round) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.err = r.Err
-	if r.Err == nil {
-		i.synced, i.took = i.Now(), r.Took
+	if r.Err != nil {
+		i.last, i.failed = r.Err, i.Now()
+		return
 	}
+	i.synced, i.took = i.Now(), r.Took
 }
 
 // UpToDate implements proxy.Observer.
@@ -159,6 +171,7 @@ func (i *Inspector) Status() Status {
 		s.Heard = i.Heard()
 	}
 	i.count(&s)
+	i.countBusiest(&s)
 	i.View.View(func(r *service.Resolver) {
 		t := r.Table()
 		s.Frontends, s.Pools = len(t.Frontends), len(t.Pools)
@@ -181,6 +194,9 @@ func (i *Inspector) told() Status {
 	s := Status{Facts: i.Facts, Pending: i.pending, Synced: i.synced, Took: i.took}
 	if i.err != nil {
 		s.Error = i.err.Error()
+	}
+	if i.last != nil {
+		s.LastError, s.Failed = i.last.Error(), i.failed
 	}
 	for p := range i.problems {
 		if !p.Note {
@@ -221,10 +237,15 @@ type Path struct {
 	Backends   []netip.AddrPort `json:"backends,omitempty"`
 }
 
-// Services are the rows of the Services that wanted names, sorted by Service,
-// destination and protocol. They are what the kernel was told; what it has in their
-// place is with them.
+// Services are the rows of the Services that wanted names, with what the kernel has in
+// their place.
 func (i *Inspector) Services(ctx context.Context, wanted func(service.Name) bool) ([]Row, error) {
+	return i.addKernel(ctx, i.Told(wanted), wanted)
+}
+
+// Told are the rows of the Services that wanted names, sorted by Service, destination
+// and protocol: what the kernel was told.
+func (i *Inspector) Told(wanted func(service.Name) bool) []Row {
 	rows := []Row{}
 	i.View.View(func(r *service.Resolver) {
 		t := r.Table()
@@ -237,7 +258,7 @@ func (i *Inspector) Services(ctx context.Context, wanted func(service.Name) bool
 	slices.SortFunc(rows, func(a, b Row) int {
 		return cmp.Or(a.origin().Service.Compare(b.origin().Service), a.Destination.Compare(b.Destination), cmp.Compare(a.Protocol, b.Protocol))
 	})
-	return i.addKernel(ctx, rows, wanted)
+	return rows
 }
 
 func rowOf(t *service.Table, key service.Key, f service.Frontend) Row {
@@ -256,8 +277,53 @@ func rowOf(t *service.Table, key service.Key, f service.Frontend) Row {
 	return row
 }
 
-// Trace says what becomes of a packet, and why.
-func (i *Inspector) Trace(p service.Packet) (e service.Explanation) {
-	i.View.View(func(r *service.Resolver) { e = r.Explain(p) })
-	return e
+// Traced is what becomes of a packet, and why.
+type Traced struct {
+	service.Explanation
+	Service string `json:"service,omitempty"` // whose the destination is: namespace/name:port
+	// Next is the endpoint whose turn is the next; not valid where nobody knows.
+	Next netip.AddrPort `json:"next,omitzero"`
+	// Kernel says in what way the kernel has not what it should of that Service, and of
+	// what is no single one's; none: it has.
+	Kernel []string `json:"kernel,omitempty"`
+	Unread string   `json:"unread,omitempty"` // why the kernel was not read back
+}
+
+// next is the endpoint that the next flow goes to which begins with p.
+func (i *Inspector) next(t *service.Table, p service.Packet) netip.AddrPort {
+	d := t.Lookup(p)
+	if i.Turns == nil || len(d.Backends) == 0 {
+		return netip.AddrPort{}
+	}
+	for _, key := range t.Keys(p.Dst, p.Protocol) {
+		if taken, ok := i.Turns(key, d.Class); ok {
+			return d.Backends[taken%uint64(len(d.Backends))]
+		}
+	}
+	return netip.AddrPort{}
+}
+
+// Trace says what becomes of a packet, as the Table has it and as far as the kernel has
+// the Table.
+func (i *Inspector) Trace(ctx context.Context, p service.Packet) (t Traced) {
+	i.View.View(func(r *service.Resolver) {
+		t.Explanation = r.Explain(p)
+		t.Next = i.next(r.Table(), p)
+	})
+	if t.Verdict != service.Pass {
+		t.Service = t.Origin.String()
+	}
+	if i.Differences == nil {
+		return t
+	}
+	differences, err := i.Differences(ctx)
+	if err != nil {
+		t.Unread = err.Error()
+		return t
+	}
+	t.Kernel = differences[service.Name{}]
+	if t.Verdict != service.Pass {
+		t.Kernel = append(t.Kernel, differences[t.Origin.Service]...)
+	}
+	return t
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -130,13 +131,32 @@ func TestServices(t *testing.T) {
 func TestTrace(t *testing.T) {
 	i := inspector()
 	client := served(t, i)
-	var got service.Explanation
+	i.Differences = func(context.Context) (map[service.Name][]string, error) {
+		return map[service.Name][]string{
+			{}:                                   {"the hooks are missing"},
+			{Namespace: "default", Name: "web"}:  {"one is missing"},
+			{Namespace: "default", Name: "gone"}: {"is there and should not be"},
+		}, nil
+	}
+	var got Traced
 	if err := client.Get(t.Context(), "/trace?from=10.244.1.2&to=10.96.0.10:80&protocol=tcp", &got); err != nil {
 		t.Fatal(err)
 	}
-	want := i.Trace(service.Packet{Src: netip.MustParseAddr("10.244.1.2"), Dst: netip.MustParseAddrPort("10.96.0.10:80"), Protocol: service.TCP})
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" || want.Verdict != service.Forward {
+	want := i.Trace(t.Context(), service.Packet{Src: netip.MustParseAddr("10.244.1.2"), Dst: netip.MustParseAddrPort("10.96.0.10:80"), Protocol: service.TCP})
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.IgnoreFields(service.Explanation{}, "Origin")); diff != "" || want.Verdict != service.Forward {
 		t.Errorf("verdict %v; (-want +got)\n%s", want.Verdict, diff)
+	}
+	if got.Next.IsValid() {
+		t.Errorf("where nobody knows, %s is next", got.Next)
+	}
+	i.Turns = func(key service.Key, class service.Class) (uint64, bool) {
+		return 7, key.Addr == netip.MustParseAddr("10.96.0.10") && class == service.FromPod
+	}
+	if next := i.Trace(t.Context(), service.Packet{Src: netip.MustParseAddr("10.244.1.2"), Dst: netip.MustParseAddrPort("10.96.0.10:80"), Protocol: service.TCP}).Next; next != netip.MustParseAddrPort("10.244.1.2:8080") {
+		t.Errorf("next is %s", next)
+	}
+	if got.Service != "default/web:http" || !slices.Equal(got.Kernel, []string{"the hooks are missing", "one is missing"}) {
+		t.Errorf("of %s the kernel has otherwise: %q", got.Service, got.Kernel)
 	}
 	if err := client.Get(t.Context(), "/trace?from=x", &got); err == nil {
 		t.Error("a question that makes no sense was answered")

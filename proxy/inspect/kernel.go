@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/fairlead/fairlead/proxy/service"
 )
@@ -17,6 +18,9 @@ type Kernel struct {
 	// Connections says how many flows each Service port has got. It need not be all
 	// Service ports.
 	Connections func() (map[service.Origin]uint64, error)
+	// Turns says how many flows a destination has led in turn, ok if it does; the next one
+	// goes to the backend of that number, modulo how many there are.
+	Turns func(key service.Key, class service.Class) (taken uint64, ok bool)
 	// Outcomes counts how sockets and packets fared.
 	Outcomes func() ([]Outcome, error)
 	// Flows counts those that there are.
@@ -50,23 +54,63 @@ func (k Kernel) count(s *Status) {
 		s.Flows, err = k.Flows()
 		note("flows", err)
 	}
-	if k.Connections != nil {
-		counted, err := k.Connections()
-		note("connections", err)
-		s.Busiest = busiestOf(counted)
-	}
 }
 
-// busiestOf are the Service ports with the most connections: none without any.
-func busiestOf(counted map[service.Origin]uint64) []Busy {
+// A counting of connections is compared with the one before it, unless that is too
+// long ago to say what goes on now; where two ask by turns, with one that is not so
+// young that it says nothing.
+const (
+	longestPast  = 5 * time.Minute
+	shortestPast = 500 * time.Millisecond
+)
+
+// counting is how many connections each Service port had got at a time.
+type counting struct {
+	at    time.Time
+	count map[service.Origin]uint64
+}
+
+// countBusiest adds to a Status which Service ports get the connections.
+func (i *Inspector) countBusiest(s *Status) {
+	if i.Connections == nil {
+		return
+	}
+	counted, err := i.Connections()
+	if err != nil {
+		s.Problems = append(s.Problems, "count connections: "+err.Error())
+		return
+	}
+	now := i.Now()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	past := i.counted[1]
+	if now.Sub(past.at) < shortestPast {
+		past = i.counted[0]
+	} else {
+		i.counted = [2]counting{past, {now, counted}}
+	}
+	if s.Over = now.Sub(past.at); past.count == nil || s.Over > longestPast {
+		s.Over, past.count = 0, counted
+	}
+	s.Busiest = busiestOf(counted, past.count)
+}
+
+// busiestOf are the Service ports with the most connections that are new since past,
+// and of equal ones with the most of all: none without any.
+func busiestOf(counted, past map[service.Origin]uint64) []Busy {
 	var all []Busy
 	for o, n := range counted {
+		fresh := n - past[o]
+		if past[o] > n { // its rows were made anew
+			fresh = n
+		}
 		if n > 0 {
-			all = append(all, Busy{o.Service.String(), o.Port, n})
+			all = append(all, Busy{o.Service.String(), o.Port, n, fresh})
 		}
 	}
 	slices.SortFunc(all, func(a, b Busy) int {
-		return cmp.Or(cmp.Compare(b.Connections, a.Connections), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port))
+		return cmp.Or(cmp.Compare(b.New, a.New), cmp.Compare(b.Connections, a.Connections),
+			cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port))
 	})
 	return all[:min(len(all), busiest)]
 }

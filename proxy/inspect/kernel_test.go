@@ -3,9 +3,11 @@ package inspect
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -97,5 +99,44 @@ func TestLive(t *testing.T) {
 				t.Errorf("seen %v, %v; want %s", got, err, tt.want)
 			}
 		})
+	}
+}
+
+// The busiest are those with the most connections since somebody last asked.
+func TestBusiest(t *testing.T) {
+	i := inspector()
+	now := start
+	i.Now = func() time.Time { return now }
+	of := func(name string) service.Origin {
+		return service.Origin{Service: service.Name{Namespace: "default", Name: name}}
+	}
+	counted := map[service.Origin]uint64{of("old"): 1000, of("new"): 10, of("none"): 0}
+	i.Connections = func() (map[service.Origin]uint64, error) { return maps.Clone(counted), nil }
+	for _, step := range []struct {
+		name  string
+		after time.Duration
+		more  map[string]uint64
+		over  time.Duration
+		want  []Busy
+	}{
+		{"nobody asked before", 0, nil, 0, []Busy{{"default/old", "", 1000, 0}, {"default/new", "", 10, 0}}},
+		{"new ones", 2 * time.Second, map[string]uint64{"new": 30, "old": 5}, 2 * time.Second, []Busy{{"default/new", "", 40, 30}, {"default/old", "", 1005, 5}}},
+		{"two ask at once", time.Millisecond, map[string]uint64{"old": 1}, 2*time.Second + time.Millisecond, []Busy{{"default/new", "", 40, 30}, {"default/old", "", 1006, 6}}},
+		{"what the other asked does not count", time.Second, map[string]uint64{"old": 1}, time.Second + time.Millisecond, []Busy{{"default/old", "", 1007, 2}, {"default/new", "", 40, 0}}},
+		{"long ago", time.Hour, map[string]uint64{"new": 500}, 0, []Busy{{"default/old", "", 1007, 0}, {"default/new", "", 540, 0}}},
+	} {
+		now = now.Add(step.after)
+		for name, n := range step.more {
+			counted[of(name)] += n
+		}
+		s := i.Status()
+		if diff := cmp.Diff(step.want, s.Busiest); diff != "" || s.Over != step.over {
+			t.Errorf("%s: over %s, want %s (-want +got)\n%s", step.name, s.Over, step.over, diff)
+		}
+	}
+	counted[of("old")] = 3 // its rows were made anew
+	now = now.Add(time.Second)
+	if s := i.Status(); s.Busiest[0] != (Busy{"default/old", "", 3, 3}) {
+		t.Errorf("counted anew: %+v", s.Busiest)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // Event is what became of a flow that began, or of a packet that did not go on.
 type Event struct {
 	Time    time.Time `json:"time"`
-	Path    string    `json:"path"` // "socket" or "packet"
+	Path    string    `json:"path"` // "socket", "packet", or "tracked" by the kernel's connection tracking
 	Outcome string    `json:"outcome"`
 	Text    string    `json:"text"` // the outcome for people
 	Trouble bool      `json:"trouble,omitempty"`

@@ -63,15 +63,22 @@ func listen(path string) (net.Listener, error) {
 // Handler answers the questions, in JSON.
 //
 //	GET /status
-//	GET /services[?name=NAMESPACE/NAME]
+//	GET /services[?name=NAMESPACE/NAME|namespace=NAMESPACE][&kernel=no]
 //	GET /trace?from=ADDR&to=ADDR:PORT&protocol=tcp[&in=INTERFACE]
 //	GET /live?filter=FILTER
 func (i *Inspector) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, i.Status()) })
 	mux.HandleFunc("GET /services", func(w http.ResponseWriter, r *http.Request) {
-		name := r.FormValue("name")
-		rows, err := i.Services(r.Context(), func(n service.Name) bool { return name == "" || n.String() == name })
+		name, namespace := r.FormValue("name"), r.FormValue("namespace")
+		wanted := func(n service.Name) bool {
+			return (name == "" || n.String() == name) && (namespace == "" || n.Namespace == namespace)
+		}
+		if r.FormValue("kernel") == "no" {
+			answer(w, i.Told(wanted))
+			return
+		}
+		rows, err := i.Services(r.Context(), wanted)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -85,7 +92,7 @@ func (i *Inspector) Handler() http.Handler {
 			return
 		}
 		p.In = r.FormValue("in")
-		answer(w, i.Trace(p))
+		answer(w, i.Trace(r.Context(), p))
 	})
 	mux.HandleFunc("GET /live", i.live)
 	return mux

@@ -13,6 +13,7 @@ import (
 type Explanation struct {
 	Verdict  Verdict       `json:"verdict"`
 	Class    Class         `json:"class"` // of the sender
+	Origin   Origin        `json:"-"`     // whose the destination is, unless Pass
 	Affinity time.Duration `json:"affinityNanoseconds,omitempty"`
 
 	Destination string `json:"destination"`          // what it is to the Service
@@ -42,6 +43,7 @@ func (r *Resolver) Explain(p Packet) Explanation {
 		e.Class, e.Destination = r.table.Class(src, p.In), r.explainPass(p.Dst, p.Protocol)
 		return e
 	}
+	e.Origin = f.Origin
 	svc := r.services[f.Origin.Service]
 	kind := svc.kindOf(key)
 	e.Destination = fmt.Sprintf("%s of %s", kind, f.Origin)
@@ -119,6 +121,9 @@ func (r *Resolver) explainPass(dst netip.AddrPort, protocol Protocol) string {
 		}
 	}
 	slices.Sort(ports)
+	if len(ports) > 0 && dst.Port() == 0 {
+		return "a Service's address: ask for one of its ports, " + strings.Join(ports, ", ")
+	}
 	if len(ports) > 0 {
 		return fmt.Sprintf("a Service's address, but not port %d/%s; there is %s", dst.Port(), protocol, strings.Join(ports, ", "))
 	}

@@ -75,6 +75,11 @@ func TestExplain(t *testing.T) {
 				{Addr: netip.MustParseAddrPort("10.244.2.4:8080"), Why: "terminates; flows that it has go on"},
 			},
 		}},
+		{"no port", "127.0.0.1", "10.96.0.10:0", Explanation{
+			Verdict: Pass, Class: FromNode,
+			Sender:      "this node: a loopback address",
+			Destination: "a Service's address: ask for one of its ports, 80/tcp of default/web:http",
+		}},
 		{"another port", "127.0.0.1", "10.96.0.10:81", Explanation{
 			Verdict: Pass, Class: FromNode,
 			Sender:      "this node: a loopback address",
@@ -83,6 +88,9 @@ func TestExplain(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.want.Verdict != Pass {
+				tt.want.Origin = Origin{Service: Name{Namespace: "default", Name: "web"}, Port: "http"}
+			}
 			got := r.Explain(Packet{Src: netip.MustParseAddr(tt.src), Dst: netip.MustParseAddrPort(tt.dst), Protocol: TCP})
 			if diff := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
