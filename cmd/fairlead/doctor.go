@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/fairlead/fairlead/cmd/fairlead/doctor"
 	"github.com/fairlead/fairlead/proxy/bpf"
+	"github.com/fairlead/fairlead/proxy/inspect"
 )
 
 // errNotWell is that something does not work on the node; what is printed.
@@ -20,12 +22,13 @@ var errNotWell = errors.New("something on this node keeps pods or Services from 
 
 func doctorCommand(e env) *cobra.Command {
 	var confDir, cgroupRoot string
-	var f askFlags
+	var f doctorFlags
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what keeps pods or Services of this node from working",
-		Long: `Looks at settings of the kernel, at what other programs left behind and at what
-is missing. Of each trouble it says why it matters and how to mend it; it mends
+		Long: `Looks at settings of the kernel, at ranges of addresses that clash, at what other
+programs left behind and at what is missing; what it takes the whole cluster to know it
+asks 'fairlead node' for, if that runs here. Of each trouble it says why it matters and how to mend it; it mends
 nothing itself. The exit code is 1 if something does not work, 0 if all does,
 whatever the warnings.`,
 		Example: `  fairlead doctor
@@ -38,10 +41,15 @@ whatever the warnings.`,
 			node := doctor.Host(confDir)
 			node.Output, node.EndSockets = runOutput, bpf.CanEndSockets
 			node.TryEBPF = func() error { return bpf.Try(cgroupRoot) }
+			node.Strangers = func() []string {
+				names, _ := bpf.Strangers(cgroupRoot) // what keeps that from being told, the check of eBPF tells
+				return names
+			}
+			node.Agent, node.Virtual = f.agent, f.virtual
 			found := doctor.Look(cmd.Context(), node)
 			done, err := f.printAs(e.stdout, found)
 			if !done {
-				printFindings(e.stdout, found)
+				printFindings(e.stdout, found, paletteFor(e))
 			}
 			if err == nil && doctor.Worst(found) == doctor.Bad {
 				err = errNotWell
@@ -51,8 +59,40 @@ whatever the warnings.`,
 	}
 	cmd.Flags().StringVar(&confDir, "cni-conf-dir", defaultConfDir, "directory of the runtime's network configurations")
 	cmd.Flags().StringVar(&cgroupRoot, "cgroup-root", "", "that of 'fairlead proxy'")
-	f.registerOutput(cmd, "json", "yaml")
+	f.registerNodeSocket(cmd)
+	f.register(cmd, "json", "yaml")
 	return cmd
+}
+
+// doctorFlags say whom to ask for what is not the kernel's.
+type doctorFlags struct {
+	askFlags
+	nodeSocketFlag
+}
+
+// agent asks 'fairlead node'; nil: it does not answer.
+func (f *doctorFlags) agent(ctx context.Context) *doctor.Agent {
+	var s nodeStatus
+	if f.askNode(ctx, &s) != nil {
+		return nil
+	}
+	return &doctor.Agent{MTU: s.MTU, Problems: s.Problems}
+}
+
+// virtual asks 'fairlead proxy' for the addresses of Services: none if it does not
+// answer.
+func (f *doctorFlags) virtual(ctx context.Context) []netip.Prefix {
+	var rows []inspect.Row
+	if f.ask(ctx, "/services?kernel=no", &rows) != nil {
+		return nil
+	}
+	var all []netip.Prefix
+	for _, row := range rows {
+		if addr := row.Destination.Addr(); addr.IsValid() && !addr.IsUnspecified() {
+			all = append(all, netip.PrefixFrom(addr, addr.BitLen()))
+		}
+	}
+	return all
 }
 
 func runOutput(ctx context.Context, name string, args ...string) ([]byte, error) {
@@ -60,16 +100,19 @@ func runOutput(ctx context.Context, name string, args ...string) ([]byte, error)
 }
 
 // printFindings prints the worst last, where the eye is.
-func printFindings(w io.Writer, found []doctor.Finding) {
+func printFindings(w io.Writer, found []doctor.Finding, p palette) {
 	order := []doctor.State{doctor.Well, doctor.Warning, doctor.Bad}
-	slices.SortStableFunc(found, func(a, b doctor.Finding) int {
-		return slices.Index(order, a.State) - slices.Index(order, b.State)
-	})
+	colours := []int{green, yellow, red}
+	rank := func(f doctor.Finding) int { return slices.Index(order, f.State) }
+	slices.SortStableFunc(found, func(a, b doctor.Finding) int { return rank(a) - rank(b) })
+	var counts [3]int
 	for _, f := range found {
-		fmt.Fprintf(w, "%-8s %s: %s\n", f.State, f.Check, f.What)
+		counts[rank(f)]++
+		fmt.Fprintf(w, "%s %s: %s\n", p.paint(colours[rank(f)], fmt.Sprintf("%-8s", f.State)), f.Check, f.What)
 		if f.State != doctor.Well {
 			indent := strings.Repeat(" ", 9)
 			fmt.Fprintf(w, "%swhy:  %s\n%smend: %s\n", indent, f.Why, indent, f.Mend)
 		}
 	}
+	fmt.Fprintf(w, "\n%d ok, %d warning, %d bad\n", counts[0], counts[1], counts[2])
 }

@@ -7,8 +7,11 @@ package doctor
 import (
 	"context"
 	"io/fs"
+	"net/netip"
 	"os"
 	"slices"
+
+	"github.com/fairlead/fairlead/cni/node"
 )
 
 // State is how bad a finding is.
@@ -40,8 +43,21 @@ type Node struct {
 	TryEBPF func() error
 	// EndSockets says why sockets of others cannot be ended.
 	EndSockets func() error
+	// Strangers names programs of others at the hooks of sockets; none where that cannot
+	// be told.
+	Strangers func() []string
 	// ConfDir is where the container runtime looks for network configurations.
 	ConfDir string
+	// Agent asks 'fairlead node'; nil: it does not run here.
+	Agent func(context.Context) *Agent
+	// Virtual are the addresses of Services, as far as 'fairlead proxy' tells.
+	Virtual func(context.Context) []netip.Prefix
+}
+
+// Agent is what 'fairlead node' knows.
+type Agent struct {
+	MTU      int // that pods' interfaces can have; 0: not known
+	Problems []node.Problem
 }
 
 // check looks for one kind of trouble. Nil: it does not concern this node.
@@ -55,11 +71,16 @@ var checks = []check{
 	{"forwarding", forwarding},
 	{"reverse path filter", reversePath},
 	{"bridge netfilter", bridgeNetfilter},
+	{"forward policy", forwardPolicy},
 	{"MTU", mtu},
+	{"address ranges", addressRanges},
+	{"other nodes", otherNodes},
 	{"other proxies", otherProxies},
 	{"other CNI configurations", otherConfigurations},
 	{"connection tracking", connectionTracking},
+	{"cgroup v2", cgroup2},
 	{"eBPF", ebpf},
+	{"BPF file system", bpfFS},
 	{"clock", clock},
 }
 
@@ -67,6 +88,8 @@ var checks = []check{
 // says so.
 func Look(ctx context.Context, n Node) []Finding {
 	var all []Finding
+	agent := n.agent(ctx) // asked once
+	n.Agent = func(context.Context) *Agent { return agent }
 	for _, c := range checks {
 		for _, f := range c.look(ctx, n) {
 			f.Check = c.name

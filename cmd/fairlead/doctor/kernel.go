@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
@@ -89,44 +90,62 @@ func connectionTracking(_ context.Context, n Node) []Finding {
 		return nil // not in use
 	}
 	state := fmt.Sprintf("%d of %d connections", count, limit)
-	if dropped := conntrack.Dropped(n.read("proc/self/net/stat/nf_conntrack")); dropped > 0 {
+	dropped := conntrack.Dropped(n.read("proc/self/net/stat/nf_conntrack"))
+	if dropped > 0 {
 		state += fmt.Sprintf(", and %d packets dropped that could not be tracked", dropped)
 	}
-	if float64(count) < full*float64(limit) {
+	if dropped == 0 && float64(count) < full*float64(limit) {
 		return well(state)
 	}
 	return []Finding{{
 		State: Warning, What: state,
 		Why:  "when the table is full, new connections are dropped",
-		Mend: mendSysctl("net/netfilter/nf_conntrack_max", strconv.Itoa(2*limit)),
+		Mend: mendSysctl("net/netfilter/nf_conntrack_max", strconv.Itoa(2*limit)) + " (or 'fairlead proxy --conntrack-min')",
+	}}
+}
+
+func cgroup2(_ context.Context, n Node) []Finding {
+	if mounted(n.read("proc/self/mounts"), "cgroup2") {
+		return well("mounted")
+	}
+	return []Finding{{
+		State: Warning, What: "it is not mounted",
+		Why:  "mode ebpf attaches its programs for sockets there (mode iptables does without)",
+		Mend: "mount -t cgroup2 none /sys/fs/cgroup/unified (systemd does so at boot with systemd.unified_cgroup_hierarchy=1)",
 	}}
 }
 
 // ebpf says which mode 'fairlead proxy --mode auto' takes, by trying what it tries.
 func ebpf(_ context.Context, n Node) []Finding {
 	if err := n.TryEBPF(); err != nil {
+		mend := "a kernel from 6.1 on, built with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and CONFIG_NET_CLS_BPF"
+		if errors.Is(err, fs.ErrPermission) {
+			mend = "run as root, or with the capabilities BPF, PERFMON and NET_ADMIN"
+		}
 		return []Finding{{
 			State: Warning, What: "--mode auto takes iptables: " + err.Error(),
-			Why:  "mode ebpf does not work (mode iptables does)",
-			Mend: "a kernel from 6.1 on, built with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and CONFIG_NET_CLS_BPF, with cgroup v2 mounted",
+			Why: "mode ebpf does not work (mode iptables does)", Mend: mend,
 		}}
 	}
-	var found []Finding
-	if !mounted(n.read("proc/self/mounts"), "bpf") {
-		found = append(found, Finding{
-			State: Warning, What: "--mode auto takes ebpf, but no BPF file system is mounted",
-			Why:  "mode ebpf mounts one itself, which a proxy in a container loses when it ends",
-			Mend: "mount -t bpf bpf /sys/fs/bpf",
-		})
-	}
 	if err := n.EndSockets(); err != nil {
-		found = append(found, Finding{
+		return []Finding{{
 			State: Warning, What: "--mode auto takes ebpf, but " + err.Error(),
 			Why:  "a UDP socket that is connected to an endpoint which is gone goes on sending there (mode ebpf)",
 			Mend: "use a kernel that is built with CONFIG_INET_DIAG_DESTROY",
-		})
+		}}
 	}
-	return wellUnless(found, "--mode auto takes ebpf")
+	return well("--mode auto takes ebpf")
+}
+
+func bpfFS(_ context.Context, n Node) []Finding {
+	if mounted(n.read("proc/self/mounts"), "bpf") {
+		return well("mounted")
+	}
+	return []Finding{{
+		State: Warning, What: "it is not mounted",
+		Why:  "mode ebpf mounts one itself, which a proxy in a container loses when it ends",
+		Mend: "mount -t bpf bpf /sys/fs/bpf",
+	}}
 }
 
 // mounted looks for a file system type in /proc/mounts.
