@@ -138,7 +138,7 @@ func TestDocLogLines(t *testing.T) {
 	_, section, _ := strings.Cut(string(page), "## Log lines")
 	section, _, _ = strings.Cut(section, "\n## ")
 	var sources strings.Builder
-	for _, dir := range []string{"../../proxy", "."} {
+	for _, dir := range []string{"../../proxy", "../../cni", "."} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err
