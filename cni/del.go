@@ -7,6 +7,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 
 	"github.com/fairlead/fairlead/cni/bridge"
+	"github.com/fairlead/fairlead/cni/iptables"
 	"github.com/fairlead/fairlead/cni/link"
 	"github.com/fairlead/fairlead/cni/mode"
 )
@@ -51,8 +52,9 @@ func deleteInterface(network string, args *skel.CmdArgs) error {
 	return deleteInPod(host, network, args)
 }
 
-// deleteInPod removes an interface whose other end has another name: one that
-// the reference plugin made before the configuration was changed to this one.
+// deleteInPod removes an interface whose other end has another name, and its part in
+// masquerading: one that the reference plugin made before the configuration was
+// changed to this one.
 func deleteInPod(host *link.NS, network string, args *skel.CmdArgs) error {
 	pod, err := link.Open(args.Netns)
 	if errors.Is(err, link.ErrNoNamespace) {
@@ -75,8 +77,10 @@ func deleteInPod(host *link.NS, network string, args *skel.CmdArgs) error {
 	if theirs, err := isForeign(host, device, network); err != nil || theirs {
 		return err
 	}
-	_, err = pod.Delete(device.Name, drivers()...)
-	return err
+	if _, err := pod.Delete(device.Name, drivers()...); err != nil || device.Kind != "veth" {
+		return err
+	}
+	return iptables.StopReference(network, args.ContainerID)
 }
 
 // isForeign reports whether a pod's interface, or the other end of it, is one of

@@ -3,6 +3,7 @@ package cni_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/fairlead/fairlead/e2e/refplugins"
@@ -167,14 +168,21 @@ func TestDelOfASecondNetwork(t *testing.T) {
 func TestDelOfTheReferencePluginsPod(t *testing.T) {
 	reference, pod := newNode(t), newPod(t, "pod")
 	reference.call = byExec(filepath.Join(refplugins.Dir(t), "bridge"))
-	conf := newNetwork(t, "10.9.0.0/24").with("isGateway", true).withIPAM("type", "host-local")
+	conf := newNetwork(t, "10.9.0.0/24").with("isGateway", true).with("ipMasq", true).withIPAM("type", "host-local")
 	result := reference.addT(t, pod, conf)
+	other := newPod(t, "other")
+	reference.addT(t, other, conf)
 
 	ours := &node{ns: reference.ns, path: reference.path, call: inProcess}
 	if err := ours.check(pod, conf, result); err != nil {
 		t.Errorf("CHECK: %v", err)
 	}
 	ours.delT(t, pod, conf)
+	rules := ours.ns.RunT(t, "iptables", "-t", "nat", "-S")
+	if strings.Contains(rules, "10.9.0.2/32") || strings.Count(rules, "-N CNI-") != 1 {
+		t.Errorf("of the rules of two pods are left:\n%s", rules)
+	}
+	ours.delT(t, other, conf)
 	if ports := linksOf(t, ours.ns, "veth"); len(ports) != 0 {
 		t.Errorf("ports left: %q", ports)
 	}

@@ -68,6 +68,10 @@ func Import(tx Tx, boot string, leases []Lease) ([]Lease, error) {
 	return missing, nil
 }
 
+// Imported says that a lease of an owner was imported, in whatever boot and whether or
+// not it is still held.
+func Imported(tx Tx, owner Owner) (bool, error) { return has(tx, importedKey(owner)) }
+
 // isKept says that the store has the lease already. The error is a *ConflictError
 // if it has it otherwise or has one of its addresses for another owner.
 func isKept(tx Tx, lease Lease) (bool, error) {

@@ -46,7 +46,7 @@ func ipamCommand(e env) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(ipamShowCommand(e), ipamListCommand(e), ipamReleaseCommand(e), ipamCheckCommand(e), ipamImportCommand(e))
+	cmd.AddCommand(ipamShowCommand(e), ipamListCommand(e), ipamReleaseCommand(e), ipamCheckCommand(e), ipamImportCommand(e), ipamExportCommand(e))
 	return cmd
 }
 

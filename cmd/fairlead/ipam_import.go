@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +17,9 @@ import (
 
 type importFlags struct {
 	ipamFlags
-	from   string
-	dryRun bool
+	from        string
+	fromNetwork string // "": of the same name
+	dryRun      bool
 }
 
 func ipamImportCommand(e env) *cobra.Command {
@@ -38,6 +40,7 @@ the runtime's garbage collection or 'fairlead ipam release' frees them.`,
 	}
 	f.register(cmd)
 	cmd.Flags().StringVar(&f.from, "from", takeover.DefaultDir, "host-local's directory of networks: its ipam.dataDir")
+	cmd.Flags().StringVar(&f.fromNetwork, "from-network", "", "the network's name in host-local's configuration (default: --network)")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would be imported and change nothing")
 	return cmd
 }
@@ -52,7 +55,7 @@ func importRows(ctx context.Context, e env, f importFlags) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
-	dir, err := takeover.Open(ctx, f.from, f.network)
+	dir, err := takeover.Open(ctx, f.from, cmp.Or(f.fromNetwork, f.network))
 	if err != nil {
 		return err
 	}

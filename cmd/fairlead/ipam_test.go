@@ -163,6 +163,7 @@ func TestIPAMUsageErrors(t *testing.T) {
 		{"release", "'fairlead ipam release' takes one address or container ID"},
 		{"release 10.9.0.2", "release: standard input is no terminal to ask on: confirm by --yes"},
 		{"import-host-local", "--network: missing: the name of the network to take over"},
+		{"export-host-local", "--network: missing: the name of the network to give back"},
 	} {
 		t.Run(tt.line, func(t *testing.T) {
 			n := newBusyNode(t)
@@ -196,6 +197,7 @@ func TestStoresThatAreRefused(t *testing.T) {
 		for _, line := range []string{
 			"show", "list", "check --netns-dir /nowhere", "release 10.244.1.3 --yes",
 			"import-host-local --network pods", "import-host-local --network pods --dry-run",
+			"export-host-local --network pods", "export-host-local --network pods --dry-run",
 		} {
 			t.Run(spoilt.name+"/"+line, func(t *testing.T) {
 				n := newBusyNode(t)
@@ -209,6 +211,9 @@ func TestStoresThatAreRefused(t *testing.T) {
 				}
 				if strings.HasPrefix(line, "import") {
 					line += " --from " + hostLocalDir(t, map[string]string{"10.244.1.77": "old\r\neth0"})
+				}
+				if strings.HasPrefix(line, "export") {
+					line += " --to " + hostLocalDir(t, nil)
 				}
 				code, out, errs := n.run(line)
 				if code != exitFailed || !strings.Contains(out+errs, spoilt.want) || strings.Count(errs, "\n") != 1 {

@@ -22,6 +22,7 @@ type nodeFlags struct {
 	routing       string
 	vni           int
 	port          int
+	mtu           int
 	masquerade    string
 	notMasquerade []string
 	services      []string
@@ -57,6 +58,7 @@ working ('fairlead cleanup' removes it).`,
 	cmd.Flags().StringVar(&f.routing, "routing", string(cninode.Auto), "how other nodes are reached: direct, vxlan, or auto for direct where they are on the link")
 	cmd.Flags().IntVar(&f.vni, "vxlan-vni", 7250, "VXLAN network identifier (1 to 16777215), the same on all nodes")
 	cmd.Flags().IntVar(&f.port, "vxlan-port", 4789, "UDP port of VXLAN (1 to 65535), the same on all nodes")
+	cmd.Flags().IntVar(&f.mtu, "mtu", 0, "MTU of pods (1280 to 65535), the same on all nodes, where links of some nodes take less than those of others; 0 for what the ways from this node take")
 	cmd.Flags().StringVar(&f.masquerade, "masquerade", "auto", "how what leaves the cluster gets the node's address: nftables, iptables, auto for what the kernel has, or none")
 	cmd.Flags().StringSliceVar(&f.notMasquerade, "non-masquerade-cidrs", nil, "ranges that count as the cluster's, besides all pod CIDRs and node addresses")
 	cmd.Flags().StringSliceVar(&f.services, "service-cidrs", nil, "ranges of the cluster's virtual IPs, in which no pods can be, besides those of ServiceCIDR objects")
@@ -170,6 +172,9 @@ func (f nodeFlags) newLoop(e env) (*nodeLoop, error) {
 		return nil, err
 	}
 	n.pools.shim = n.shim
+	if f.install.confDir != "" {
+		n.guard = hostLocalGuard{dir: f.install.hostLocalDir, stores: n.pools.stores}
+	}
 	n.installer, err = f.install.newInstaller()
 	return n, err
 }
@@ -186,8 +191,11 @@ func (f nodeFlags) options() (cninode.Options, error) {
 	if f.port < 1 || f.port >= 1<<16 {
 		return cninode.Options{}, usagef("--vxlan-port %d: allowed are 1 to 65535", f.port)
 	}
+	if f.mtu != 0 && (f.mtu < 1280 || f.mtu > 65535) { // IPv6's least: RFC 8200, section 5
+		return cninode.Options{}, usagef("--mtu %d: allowed are 0 and 1280 to 65535", f.mtu)
+	}
 	services, err := parseCIDRs("--service-cidrs", f.services, "")
-	return cninode.Options{Routing: cninode.Routing(f.routing), VNI: f.vni, Port: f.port, Services: services}, err
+	return cninode.Options{Routing: cninode.Routing(f.routing), VNI: f.vni, Port: f.port, MTU: f.mtu, Services: services}, err
 }
 
 // cleanupNode removes what 'fairlead node' programmed and wrote. The configuration

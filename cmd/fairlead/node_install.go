@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead/fairlead/cni/node/install"
+	"github.com/fairlead/fairlead/ipam/takeover"
 )
 
 // Where container runtimes look.
@@ -20,11 +21,13 @@ const (
 type installFlags struct {
 	binDir, confDir      string
 	binary, confTemplate string
+	hostLocalDir         string
 }
 
 func (f *installFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.binDir, "cni-bin-dir", defaultBinDir, `directory of the runtime's CNI plugins, "" to install none`)
 	cmd.Flags().StringVar(&f.confDir, "cni-conf-dir", defaultConfDir, `directory of the runtime's network configurations, "" to write none`)
+	cmd.Flags().StringVar(&f.hostLocalDir, "host-local-dir", takeover.DefaultDir, `directory of networks of the reference plugin host-local: as long as pods have addresses from there that were not imported, no configuration is written; "" for no look`)
 	cmd.Flags().StringVar(&f.binary, "cni-binary", "", "the CNI plugin to install (default: "+install.Plugin+" beside this program)")
 	cmd.Flags().StringVar(&f.confTemplate, "conf-template", "", "file to make the network configuration of: a Go text/template with .NodeName, .PodCIDRs and .MTU (default: bridge mode)")
 }

@@ -32,6 +32,7 @@ type nodeLoop struct {
 	flushed       <-chan struct{}  // tells that what pods have in the packet filter may be gone
 	installer     *nodeInstaller
 	pools         *nodePools
+	guard         hostLocalGuard
 	shim          *nodeShim   // nil: there is to be none
 	asked         chan func() // questions to the loop, which alone knows the plan and the kernel
 	health        nodeHealth
@@ -330,6 +331,9 @@ func (l *nodeLoop) program(self cninode.Member) (failed []cninode.Problem) {
 	try("install", "NotInstalled", l.installer.plugin)
 	if plan := l.planner.Summary(); len(failed) == 0 && plan.Ready {
 		try("install", "NotInstalled", func() error {
+			if err := l.guard.check(context.Background(), self.PodCIDRs); err != nil {
+				return err
+			}
 			return l.installer.config(install.Values{NodeName: self.Name, PodCIDRs: self.PodCIDRs, MTU: plan.MTU}, l.pools.config)
 		})
 	}

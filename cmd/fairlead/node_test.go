@@ -38,6 +38,7 @@ func TestNodeUsageErrors(t *testing.T) {
 		{"node --manifests /nonexistent", `--manifests: watch /nonexistent: no such file or directory`},
 		{"node --manifests " + dir + " --routing bgp", `--routing "bgp": allowed are auto, direct and vxlan`},
 		{"node --manifests " + dir + " --vxlan-vni 16777216", `--vxlan-vni 16777216: allowed are 1 to 16777215`},
+		{"node --manifests " + dir + " --mtu 1279", `--mtu 1279: allowed are 0 and 1280 to 65535`},
 		{"node --manifests " + dir + " --vxlan-port 0", `--vxlan-port 0: allowed are 1 to 65535`},
 		{"node --manifests " + dir + " --masquerade pf", `--masquerade "pf": allowed are auto, nftables, iptables and none`},
 		{"node --manifests " + dir + " --non-masquerade-cidrs 10.0.0.1", `--non-masquerade-cidrs "10.0.0.1": must be a range like 10.244.0.0/16 or fd00:10:244::/48`},
@@ -119,7 +120,7 @@ func (r *running) start(args ...string) {
 		r.t.Fatal(err)
 	}
 	args = append([]string{"node", "--manifests", r.dir, "--cni-bin-dir", r.bin, "--cni-conf-dir", r.conf, "--cni-binary", plugin,
-		"--conf-template", filepath.Join(r.dir, "template"), "--ipam-data-dir", r.data, "--inspect-socket", r.sock}, args...)
+		"--conf-template", filepath.Join(r.dir, "template"), "--ipam-data-dir", r.data, "--inspect-socket", r.sock, "--host-local-dir", ""}, args...)
 	go func() {
 		_ = r.ns.Do(func() error {
 			e := testEnv(new(bytes.Buffer), new(bytes.Buffer))
@@ -172,6 +173,27 @@ func (l *logged) await(text string) {
 			l.t.Fatalf("%q is not logged:\n%s", text, l.text())
 		}
 	}
+}
+
+// On a node with pods of the reference plugins no others are made until Fairlead knows of
+// their addresses.
+func TestNodeAfterHostLocal(t *testing.T) {
+	r := newNode(t)
+	theirs := hostLocalDir(t, map[string]string{"10.244.1.5": "old\r\neth0"})
+	if err := os.Chtimes(filepath.Join(theirs, "pods", "10.244.1.5"), time.Now(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	r.start("--host-local-dir", theirs)
+	r.log.await("msg=problem kind=NotInstalled problem=\"node node-1: no pods are made here: host-local has addresses")
+	if _, err := os.Stat(filepath.Join(r.conf, install.Conflist)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the network configuration is there too early: %v", err)
+	}
+	args := []string{"ipam", "import-host-local", "--network", "pods", "--from", theirs, "--data-dir", r.data}
+	if code := run(t.Context(), args, testEnv(new(bytes.Buffer), new(bytes.Buffer))); code != exitOK {
+		t.Fatalf("import: code %d", code)
+	}
+	r.log.await("msg=mended kind=NotInstalled")
+	r.read(filepath.Join(r.conf, install.Conflist))
 }
 
 // A problem is told when it begins and when it ends. What is programmed stays,

@@ -139,6 +139,43 @@ func Stop(owner mode.Owner) error {
 	return remove(func(comment string) bool { return comment == owner.String() })
 }
 
+// StopReference takes back what the reference plugin bridge has made for a pod with
+// ipMasq, by iptables, which is
+//
+//	-A POSTROUTING -s 10.9.0.2/32 -m comment --comment "name: \"net\" id: \"pod\"" -j CNI-5ad…
+//
+// and that chain. It succeeds if there is nothing to take back.
+func StopReference(network, containerID string) error {
+	comment := fmt.Sprintf("name: %q id: %q", network, containerID)
+	return each(func(f family) error { return f.stopReference(comment) })
+}
+
+func (f family) stopReference(comment string) error {
+	present, err := f.rules()
+	if err != nil {
+		return err
+	}
+	var lines, chains []string
+	for _, rule := range present {
+		got, _ := commentIn(rule)
+		chain := rule[strings.LastIndex(rule, " ")+1:]
+		if got != comment || !strings.HasPrefix(rule, "-A POSTROUTING ") || !strings.HasPrefix(chain, "CNI-") {
+			continue
+		}
+		lines = append(lines, deletion(rule))
+		if !slices.Contains(chains, chain) {
+			chains = append(chains, chain)
+		}
+	}
+	for _, chain := range chains {
+		lines = append(lines, "-F "+chain, "-X "+chain)
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return f.restore(lines)
+}
+
 // Collect deletes what belongs to pods of a network that are not to be kept.
 func Collect(network string, keep []mode.Owner) error {
 	kept := make(map[string]bool, len(keep))
@@ -305,11 +342,16 @@ func (f family) remove(gone func(comment string) bool) (err error) {
 // deletion is the line that deletes a rule, given the one that adds it.
 func deletion(rule string) string { return "-D" + strings.TrimPrefix(rule, "-A") }
 
-// commentOf is the comment of a pod's rule. iptables quotes it only if it has to.
+// commentOf is the comment of a pod's rule.
 func commentOf(rule string) (string, bool) {
 	if !strings.HasPrefix(rule, "-A "+podChain+" ") {
 		return "", false
 	}
+	return commentIn(rule)
+}
+
+// commentIn is the comment of a rule. iptables quotes it only if it has to.
+func commentIn(rule string) (string, bool) {
 	_, after, found := strings.Cut(rule, "--comment ")
 	if comment, quoted := unquote(after); quoted {
 		return comment, true

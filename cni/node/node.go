@@ -70,6 +70,9 @@ type Options struct {
 	Routing Routing
 	VNI     int // VXLAN network identifier, 1 to 1<<24-1
 	Port    int // UDP port of VXLAN
+	// MTU is that of pods, for clusters where the links of some nodes take less than
+	// those of others, which these do not see; 0: as large as the ways from here take.
+	MTU int
 	// Services are the ranges of the cluster's virtual IPs, as far as they are
 	// known: in them no pods can be.
 	Services []netip.Prefix

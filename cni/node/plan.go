@@ -79,7 +79,7 @@ func Make(self Member, others []Member, u *Underlay, o Options) Plan {
 		m.connect(f)
 	}
 	m.placeServices()
-	m.plan.limit(m.plan.MTU)
+	m.chooseMTU()
 	m.plan.Ready = len(self.PodCIDRs) > 0 && !m.unfit
 	if len(self.PodCIDRs) == 0 {
 		m.problem(NoPodCIDR, self.Name, "it has no pod CIDR: no pods can run on it")
@@ -189,6 +189,19 @@ func (m *maker) reach(w *way, c claim) {
 		w.fit(path)
 		m.tunnelTo(w, c.cidr, remote)
 	}
+}
+
+// chooseMTU has pods and the routes to them get the MTU that was asked for, if the ways
+// from here take it.
+func (m *maker) chooseMTU() {
+	switch asked := m.options.MTU; {
+	case asked == 0:
+	case m.plan.MTU > 0 && asked > m.plan.MTU:
+		m.problem(MTUTooLarge, m.self.Name, "pods are to have an MTU of %d, but the ways from this node take %d: they get that", asked, m.plan.MTU)
+	default:
+		m.plan.MTU = asked
+	}
+	m.plan.limit(m.plan.MTU)
 }
 
 // limit gives the routes to pods their MTU.

@@ -57,6 +57,7 @@ func TestMake(t *testing.T) {
 		self     Member
 		underlay func(*Underlay)
 		services []netip.Prefix
+		mtu      int
 	}{
 		{name: "alone"},
 		{name: "one link", others: []Member{nodeB}},
@@ -151,6 +152,13 @@ func TestMake(t *testing.T) {
 			name: "own pod CIDR on a link", others: []Member{nodeB},
 			underlay: func(u *Underlay) { u.Routes[netip.MustParsePrefix("10.244.0.0/16")] = Path{Device{"eth1", 1500}, true} },
 		},
+		{name: "MTU as asked for", others: []Member{nodeB, nodeC}, mtu: 1330},
+		{name: "MTU that is too large", others: []Member{nodeB, nodeC}, mtu: 1431},
+		{name: "MTU as asked for, of addresses on lo", mtu: 1400, underlay: func(u *Underlay) {
+			for a := range u.Addrs {
+				u.Addrs[a] = Device{"lo", 65536}
+			}
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -164,7 +172,7 @@ func TestMake(t *testing.T) {
 			if tt.routing == "" {
 				tt.routing = Auto
 			}
-			plan := Make(tt.self, tt.others, u, Options{Routing: tt.routing, VNI: 1, Port: 4789, Services: tt.services})
+			plan := Make(tt.self, tt.others, u, Options{Routing: tt.routing, VNI: 1, Port: 4789, Services: tt.services, MTU: tt.mtu})
 			golden.Compare(t, filepath.Join("testdata", strings.ReplaceAll(tt.name, " ", "-")+".golden"), print(plan))
 		})
 	}

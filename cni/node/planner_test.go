@@ -75,7 +75,7 @@ func TestPlannerChanges(t *testing.T) {
 	u.Routes[netip.MustParsePrefix("10.200.3.0/24")] = Path{Device{"eth1", 1400}, false}
 	self := Member{Name: "self", Addrs: addrs("10.100.255.1", "fd00::ff:1"), PodCIDRs: cidrs("192.168.0.0/24", "fd77::/64")}
 	changes := 0
-	for _, options := range []Options{{Routing: Auto}, {Routing: VXLAN}, {Routing: Direct}, {Routing: Auto, Services: cidrs("172.16.7.0/24")}} {
+	for _, options := range []Options{{Routing: Auto}, {Routing: VXLAN}, {Routing: Direct}, {Routing: Auto, Services: cidrs("172.16.7.0/24")}, {Routing: Auto, MTU: 1380}} {
 		p := NewPlanner("self", options)
 		p.Set(self, u)
 		var got planned

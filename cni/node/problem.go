@@ -4,7 +4,7 @@ import (
 	"errors"
 )
 
-// Problem is why some pods are not reached. All others are.
+// Problem is why some pods are not reached, or not as was asked. All others are.
 type Problem struct {
 	Kind   Kind   `json:"kind"`
 	Member string `json:"node"` // the node that it is about
@@ -29,6 +29,7 @@ const (
 	OverlapsServices Kind = "PodCIDROverlapsServices" // see Options
 	ServicesOnLink   Kind = "ServicesOverlapLink"     // of this node
 	PortTaken        Kind = "VXLANPortTaken"          // on this node
+	MTUTooLarge      Kind = "MTUTooLarge"             // that pods were to have
 	NotProgrammed    Kind = "NotProgrammed"           // the kernel of this node refuses something else
 )
 

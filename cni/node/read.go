@@ -175,7 +175,11 @@ func (k *Kernel) addUnderlay(r readRoute, d device) {
 	if k.underlay.Routes[r.dst].OnLink { // of two routes one on the link counts
 		return
 	}
-	k.underlay.Routes[r.dst] = Path{Device: d.Device, OnLink: d.Name != "" && !r.via.IsValid()}
+	path := Path{Device: d.Device, OnLink: d.Name != "" && !r.via.IsValid()}
+	if r.mtu > 0 && (path.MTU == 0 || r.mtu < path.MTU) { // where a link takes less than the device
+		path.MTU = r.mtu
+	}
+	k.underlay.Routes[r.dst] = path
 }
 
 func (k *Kernel) readRules() error {

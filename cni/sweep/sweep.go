@@ -128,7 +128,9 @@ func (b broom) divide(leases []ipam.Lease, ports []string) (alive, gone []ipam.L
 		case absent:
 			gone, connected = append(gone, l), connected || hasPort
 		case unknown:
-			if hasPort || b.now.Sub(l.Since) < settled || len(ports) == 0 {
+			// Who was imported has a port that the reference plugin named, and may live
+			// for long: only DEL and GC know.
+			if l.Netns == "" || hasPort || b.now.Sub(l.Since) < settled || len(ports) == 0 {
 				alive = append(alive, l)
 			} else {
 				gone = append(gone, l)

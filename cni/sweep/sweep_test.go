@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -244,6 +245,38 @@ func TestSweepUnseenNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.wantSwept()
+}
+
+// Pods that the reference plugins made keep their addresses, however long ago that was
+// and whatever other pods there are.
+func TestSweepImported(t *testing.T) {
+	n := newNode(t)
+	store, err := disk.New(n.dir, "pods")
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := disk.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = store.Update(t.Context(), func(tx ipam.Tx) error {
+		if err := ipam.Reclaim(tx, boot); err != nil {
+			return err
+		}
+		_, err := ipam.Import(tx, boot, []ipam.Lease{{
+			Owner: ipam.Owner{ContainerID: "imported", IfName: "eth0"}, Addrs: []netip.Addr{netip.MustParseAddr("10.9.0.200")},
+			Since: time.Now().Add(-time.Hour),
+		}})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.addT("lives")
+	n.wantSwept()
+	if diff := cmp.Diff([]string{"imported", "lives"}, n.holders()); diff != "" {
+		t.Errorf("addresses are held by (-want +got):\n%s", diff)
+	}
 }
 
 // After the store was lost nobody is cut off: it is told, and what is known to be

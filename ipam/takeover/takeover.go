@@ -1,6 +1,6 @@
 // Package takeover reads what the reference plugin host-local keeps of a network,
-// so that its pods keep their addresses under Fairlead. It changes nothing there:
-// host-local can go on if the node goes back to it.
+// so that its pods keep their addresses under Fairlead, and tells it on the way back
+// what has become of them (export.go). Until then nothing there is changed.
 //
 // What is read goes to ipam.Import. The form is host-local's of release 1.9.1:
 //
@@ -31,7 +31,7 @@ import (
 const DefaultDir = "/var/lib/cni/networks"
 
 // Dir is host-local's directory of one network. It is locked: host-local adds and
-// deletes nothing until Close.
+// deletes nothing until Close. The zero Dir is none.
 type Dir struct {
 	path string
 	lock *os.File
