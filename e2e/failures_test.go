@@ -6,8 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,16 +15,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead/fairlead/e2e/lab"
+	"github.com/fairlead/fairlead/e2e/traffic"
 )
 
 // What is wrong with one node, or at one node, is said once in the log of those who
 // are concerned and counted in their metrics, and no packet between others is lost.
 func TestRoutedFailures(t *testing.T) {
 	l, pods := routed(t)
-	streams := []*stream{
-		newStream(t, pods[0], pods[1], pods[1].IPv4()), // direct
-		newStream(t, pods[0], pods[2], pods[2].IPv4()), // VXLAN
-		newStream(t, pods[0], pods[2], pods[2].IPv6()),
+	streams := []*traffic.Stream{
+		stream(t, pods[0], pods[1], pods[1].IPv4()), // direct
+		stream(t, pods[0], pods[2], pods[2].IPv4()), // VXLAN
+		stream(t, pods[0], pods[2], pods[2].IPv6()),
 	}
 	first := l.Nodes[0]
 	second := l.Nodes[1]
@@ -65,20 +64,20 @@ func TestRoutedFailures(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			mend := tt.wrong(t)
-			awaitLog(t, l, tt.at, fmt.Sprintf("msg=problem kind=%s problem=%q", tt.kind, tt.text))
+			awaitLog(t, tt.at, fmt.Sprintf("msg=problem kind=%s problem=%q", tt.kind, tt.text))
 			awaitMetric(t, tt.at, fmt.Sprintf("fairlead_node_problems{kind=%q} 1", tt.kind))
 			for _, s := range streams {
-				s.awaitMore(t, 100)
+				s.AwaitMore(t, 100)
 			}
-			if got := strings.Count(agentLog(t, l, tt.at), fmt.Sprintf("problem=%q", tt.text)); got != 1 {
-				t.Errorf("%d lines of log, want 1:\n%s", got, agentLog(t, l, tt.at))
+			if got := strings.Count(agentLog(t, tt.at), fmt.Sprintf("problem=%q", tt.text)); got != 1 {
+				t.Errorf("%d lines of log, want 1:\n%s", got, agentLog(t, tt.at))
 			}
 			mend()
-			awaitLog(t, l, tt.at, fmt.Sprintf("msg=mended kind=%s problem=%q", tt.kind, tt.text))
+			awaitLog(t, tt.at, fmt.Sprintf("msg=mended kind=%s problem=%q", tt.kind, tt.text))
 		})
 	}
 	for _, s := range streams {
-		s.end(t)
+		s.End(t)
 	}
 	// All is as before, over IPv6 to the second node too.
 	mesh(t, pods, func(from, to *lab.Pod, _ int) error { return askAll(t.Context(), from, to) })
@@ -161,19 +160,19 @@ func disableIPv6(t *testing.T, n *lab.Node) (mend func()) {
 	return func() { run("sysctl -qw net.ipv6.conf.all.disable_ipv6=0\n" + addrs) }
 }
 
-func agentLog(t *testing.T, l *lab.Lab, n *lab.Node) string {
+func agentLog(t *testing.T, n *lab.Node) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(lab.Root, l.ID, "nodes", n.Name, "log", "node.log"))
+	text, err := n.AgentLog()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(text)
+	return text
 }
 
-func awaitLog(t *testing.T, l *lab.Lab, n *lab.Node, line string) {
+func awaitLog(t *testing.T, n *lab.Node, line string) {
 	t.Helper()
 	eventually(t, func() error {
-		if text := agentLog(t, l, n); !strings.Contains(text, line) {
+		if text := agentLog(t, n); !strings.Contains(text, line) {
 			return fmt.Errorf("no %s in the log of %s:\n%s", line, n.Name, text)
 		}
 		return nil

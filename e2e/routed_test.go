@@ -1,12 +1,10 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +12,7 @@ import (
 
 	"github.com/fairlead/fairlead/e2e/lab"
 	"github.com/fairlead/fairlead/e2e/lab/labtest"
+	"github.com/fairlead/fairlead/e2e/traffic"
 )
 
 // routed is a lab of three nodes, of which the third is behind a router, with a
@@ -21,11 +20,17 @@ import (
 func routed(t *testing.T) (*lab.Lab, []*lab.Pod) {
 	t.Helper()
 	l := labtest.New(t, lab.Options{Nodes: 3, Routed: true, BinDir: programs.Dir(t)})
+	return l, addPods(t, l)
+}
+
+// addPods adds a pod on each node.
+func addPods(t *testing.T, l *lab.Lab) []*lab.Pod {
+	t.Helper()
 	var pods []*lab.Pod
 	for i, n := range l.Nodes {
 		pods = append(pods, labtest.AddPod(t, l, n, fmt.Sprintf("pod-%d", i+1)))
 	}
-	return l, pods
+	return pods
 }
 
 // Datagrams of every size come back by every way, and are seen to come from the
@@ -33,7 +38,25 @@ func routed(t *testing.T) (*lab.Lab, []*lab.Pod) {
 // where the underlay could take them whole and the other pod could not.
 func TestRoutedSizes(t *testing.T) {
 	_, pods := routed(t)
-	const underlay, mtu = 1500, 1430 // the pods': that of the underlay less VXLAN over IPv6
+	exchangeAll(t, pods, 1430) // the underlay's less VXLAN over IPv6
+}
+
+// So do they where one node's link takes less than those of the others, if all nodes
+// were told.
+func TestUnequalMTUs(t *testing.T) {
+	l := labtest.New(t, lab.Options{Nodes: 3, Routed: true, BinDir: programs.Dir(t), AgentFlags: []string{"--mtu", "1330"}})
+	narrow := l.Nodes[1]
+	narrow.NS().RunT(t, "ip", "link", "set", "eth0", "mtu", "1400")
+	l.Outside().RunT(t, "ip", "link", "set", narrow.Name, "mtu", "1400") // the switch's port
+	l.Outside().RunT(t, "ip", "link", "set", "switch", "mtu", "1500")    // else that of the least of its ports
+	exchangeAll(t, addPods(t, l), 1330)
+}
+
+// exchangeAll has all pods, of that MTU, exchange datagrams of sizes around it and around
+// that of the underlay.
+func exchangeAll(t *testing.T, pods []*lab.Pod, mtu int) {
+	t.Helper()
+	const underlay = 1500
 	var pairs errgroup.Group
 	for _, to := range pods {
 		for _, addr := range to.Addrs {
@@ -123,117 +146,24 @@ func TestRestartLosesNothing(t *testing.T) {
 	for _, to := range pods[1:] {
 		for _, addr := range to.Addrs {
 			t.Run(fmt.Sprintf("to %s", addr), func(t *testing.T) {
-				s := newStream(t, pods[0], to, addr)
+				s := stream(t, pods[0], to, addr)
 				for range 3 {
 					for _, n := range []*lab.Node{l.Nodes[0], to.Node} {
-						s.awaitMore(t, 200)
+						s.AwaitMore(t, 200)
 						if err := l.RestartAgent(n); err != nil {
 							t.Fatal(err)
 						}
 					}
 				}
-				s.awaitMore(t, 200)
-				s.end(t)
+				s.AwaitMore(t, 200)
+				s.End(t)
 			})
 		}
 	}
 }
 
-// stream is 1,000 datagrams a second from one pod to another.
-type stream struct {
-	name     string
-	from, to *net.UDPConn
-	stop     context.CancelFunc
-	sent     chan int64 // how many, when it has ended
-	arrived  atomic.Int64
-}
-
-func newStream(t *testing.T, from, to *lab.Pod, addr netip.Addr) *stream {
+// stream begins 1,000 datagrams a second from one pod to another.
+func stream(t *testing.T, from, to *lab.Pod, addr netip.Addr) *traffic.Stream {
 	t.Helper()
-	s := &stream{name: fmt.Sprintf("%s to %s", from.Name, addr), sent: make(chan int64, 1)}
-	at := net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 9999))
-	err := to.NS().Do(func() (err error) {
-		s.to, err = net.ListenUDP("udp", at)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.to.Close() })
-	if err := s.to.SetReadBuffer(4 << 20); err != nil {
-		t.Fatal(err)
-	}
-	err = from.NS().Do(func() (err error) {
-		s.from, err = net.DialUDP("udp", nil, at)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.from.Close() })
-	ctx, stop := context.WithCancel(t.Context())
-	s.stop = stop
-	go s.receive()
-	go s.send(ctx)
-	return s
-}
-
-func (s *stream) receive() {
-	for buf := make([]byte, 64); ; {
-		if _, err := s.to.Read(buf); err != nil {
-			return
-		}
-		s.arrived.Add(1)
-	}
-}
-
-func (s *stream) send(ctx context.Context) {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for n := int64(0); ; n++ {
-		select {
-		case <-ctx.Done():
-			s.sent <- n
-			return
-		case <-tick.C:
-		}
-		if _, err := s.from.Write([]byte("datagram")); err != nil {
-			s.sent <- -1
-			return
-		}
-	}
-}
-
-// awaitMore waits for a number of datagrams.
-func (s *stream) awaitMore(t *testing.T, count int64) {
-	t.Helper()
-	if now := s.arrived.Load(); !s.await(now + count) {
-		t.Fatalf("stream %s: it ends after %d datagrams", s.name, s.arrived.Load())
-	}
-}
-
-// await waits until so many datagrams have arrived, and reports false if none has for
-// some time.
-func (s *stream) await(count int64) bool {
-	last, since := s.arrived.Load(), time.Now()
-	for last < count {
-		if time.Since(since) > 5*time.Second {
-			return false
-		}
-		time.Sleep(5 * time.Millisecond)
-		if now := s.arrived.Load(); now != last {
-			last, since = now, time.Now()
-		}
-	}
-	return true
-}
-
-// end ends the stream and checks that all that was sent has arrived.
-func (s *stream) end(t *testing.T) {
-	t.Helper()
-	s.stop()
-	sent := <-s.sent
-	if !s.await(sent) || s.arrived.Load() != sent {
-		t.Errorf("stream %s: %d of %d datagrams arrived", s.name, s.arrived.Load(), sent)
-	}
+	return traffic.NewStream(t, from.NS(), to.NS(), netip.AddrPortFrom(addr, 9999))
 }

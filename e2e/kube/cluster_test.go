@@ -49,12 +49,12 @@ func newCluster(t *testing.T) *cluster {
 func newClusterBehind(t *testing.T, prepare func(*kube.Relay)) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
-	c.Lab = labtest.New(t, lab.Options{Nodes: 2, Mode: "iptables", BinDir: programs.Dir(t), Source: func(ctx context.Context, underlay *netns.NS) ([]string, error) {
-		kubeconfig, err := c.startAPIServer(ctx, underlay)
+	c.Lab = labtest.New(t, lab.Options{Nodes: 2, Mode: "iptables", BinDir: programs.Dir(t), Source: func(ctx context.Context, l *lab.Lab) (lab.Sources, error) {
+		kubeconfig, err := c.startAPIServer(ctx, l.Outside())
 		if err == nil {
 			prepare(c.relay)
 		}
-		return []string{"--kubeconfig", kubeconfig}, err
+		return lab.Sources{Proxy: []string{"--kubeconfig", kubeconfig}}, err
 	}})
 	for _, n := range c.NodeObjects() {
 		c.createNode(n)

@@ -106,9 +106,9 @@ func (m *machine) await(what string, holds func() bool) {
 	}
 }
 
-// traffic is connections to the Service, one after the other and such as last, from a
+// connections are those to the Service, one after the other and such as last, from a
 // pod, whose sockets mode ebpf sees, and from outside, of which it sees packets.
-type traffic struct {
+type connections struct {
 	m     *machine
 	from  map[string]*netns.NS
 	lasts map[string]net.Conn
@@ -125,9 +125,9 @@ type traffic struct {
 const patience = 15 * time.Second
 
 // startTraffic begins to ask until the test ends.
-func (m *machine) startTraffic() *traffic {
+func (m *machine) startTraffic() *connections {
 	m.t.Helper()
-	tr := &traffic{m: m, from: map[string]*netns.NS{"the pod": m.client, "outside": m.underlay},
+	tr := &connections{m: m, from: map[string]*netns.NS{"the pod": m.client, "outside": m.underlay},
 		lasts: map[string]net.Conn{}, stop: make(chan struct{}), asked: map[string]int{}}
 	m.underlay.RunT(m.t, "ip", "route", "add", webIPv4, "via", "192.168.244.11")
 	m.accept(netip.MustParseAddrPort("10.244.1.3:8081"), func(conn net.Conn) {
@@ -154,7 +154,7 @@ func dial(ns *netns.NS, port string) (conn net.Conn, err error) {
 	return conn, err
 }
 
-func (tr *traffic) ask(name string, ns *netns.NS) {
+func (tr *connections) ask(name string, ns *netns.NS) {
 	for {
 		select {
 		case <-tr.stop:
@@ -176,7 +176,7 @@ func (tr *traffic) ask(name string, ns *netns.NS) {
 	}
 }
 
-func (tr *traffic) note(name string, took time.Duration, err error) {
+func (tr *connections) note(name string, took time.Duration, err error) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	tr.asked[name]++
@@ -188,7 +188,7 @@ func (tr *traffic) note(name string, took time.Duration, err error) {
 }
 
 // open opens connections that last.
-func (tr *traffic) open(how string) {
+func (tr *connections) open(how string) {
 	tr.m.t.Helper()
 	for name, ns := range tr.from {
 		conn, err := dial(ns, "81")
@@ -198,7 +198,7 @@ func (tr *traffic) open(how string) {
 }
 
 // check looks how the traffic went, and whether the open connections are.
-func (tr *traffic) check(when string) {
+func (tr *connections) check(when string) {
 	t := tr.m.t
 	t.Helper()
 	before := tr.count()
@@ -230,14 +230,14 @@ func tell(conn net.Conn) error {
 	return errors.Join(err, readErr)
 }
 
-func (tr *traffic) count() map[string]int {
+func (tr *connections) count() map[string]int {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	return maps.Clone(tr.asked)
 }
 
 // end stops asking.
-func (tr *traffic) end() {
+func (tr *connections) end() {
 	select {
 	case <-tr.stop:
 	default:

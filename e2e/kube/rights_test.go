@@ -29,7 +29,7 @@ type request struct {
 }
 
 // seldom is what is asked for in cases that this test does not make. (Pools are
-// TestNodeWithoutAPIServer's, with the same role.)
+// TestNodesWithoutAPIServer's, with the same role.)
 var seldom = map[string]string{
 	"list nodes":          "API servers that do not stream lists",
 	"list services":       "likewise",

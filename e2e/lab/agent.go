@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -38,13 +39,14 @@ func (l *Lab) startAgents(ctx context.Context) error {
 
 func (n *Node) startAgent(opts Options) error {
 	// The plugin need not be installed: it is called where it was built.
-	args := []string{"node", "--manifests", n.Manifests(), "--node-name", n.Name,
-		"--cni-bin-dir", "", "--cni-conf-dir", filepath.Dir(n.cniConfig()), "--conf-template", n.confTemplate(),
-		"--ipam-data-dir", n.ipamData(), "--metrics-bind-address", AgentMetrics,
-		"--inspect-socket", filepath.Join(n.dir.node(n.Name), "node.sock")}
+	args := []string{"node", "--node-name", n.Name,
+		"--cni-bin-dir", "", "--host-local-dir", "", "--cni-conf-dir", filepath.Dir(n.CNIConfig()), "--conf-template", n.confTemplate(),
+		"--ipam-data-dir", n.IPAMData(), "--metrics-bind-address", AgentMetrics,
+		"--inspect-socket", n.socket("node")}
 	if opts.Macvlan {
 		args = append(args, shimFlags...)
 	}
+	args = slices.Concat(args, n.sources.Agent, opts.AgentFlags)
 	cmd := exec.Command(filepath.Join(opts.BinDir, proxyProgram), args...)
 	var err error
 	n.agent, err = start(n.ns, cmd, n.dir.log(n.Name, "node"), opts.Keep)
@@ -58,11 +60,11 @@ func (n *Node) awaitNetwork(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = watcher.Close() }()
-	if err := watcher.Add(filepath.Dir(n.cniConfig())); err != nil {
+	if err := watcher.Add(filepath.Dir(n.CNIConfig())); err != nil {
 		return err
 	}
 	for {
-		if _, err := os.Stat(n.cniConfig()); err == nil {
+		if _, err := os.Stat(n.CNIConfig()); err == nil {
 			return nil
 		}
 		select {
@@ -73,6 +75,12 @@ func (n *Node) awaitNetwork(ctx context.Context) error {
 			return fmt.Errorf("%w; the log of fairlead node ends:\n%s", context.Cause(ctx), logTail(n.agent.log))
 		}
 	}
+}
+
+// AgentLog is what the node's fairlead node has logged.
+func (n *Node) AgentLog() (string, error) {
+	text, err := os.ReadFile(n.agent.log)
+	return string(text), err
 }
 
 // RestartAgent kills the node's fairlead node, as running out of memory would,

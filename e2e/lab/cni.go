@@ -51,21 +51,21 @@ const confTemplate = `{
 
 // writeConfTemplate leaves what fairlead node makes the network configuration of.
 func (n *Node) writeConfTemplate() error {
-	if err := os.MkdirAll(filepath.Dir(n.cniConfig()), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(n.CNIConfig()), 0o755); err != nil {
 		return err
 	}
-	text := fmt.Sprintf(confTemplate, n.dir.bpf(n.Name), n.ipamData())
+	text := fmt.Sprintf(confTemplate, n.dir.bpf(n.Name), n.IPAMData())
 	return writeFile(n.confTemplate(), []byte(text))
 }
 
-// ipamData is where the plugin keeps which pod has which address.
-func (n *Node) ipamData() string { return filepath.Join(n.dir.node(n.Name), "ipam") }
+// IPAMData is where the plugin keeps which pod has which address.
+func (n *Node) IPAMData() string { return filepath.Join(n.dir.node(n.Name), "ipam") }
 
 func (n *Node) confTemplate() string { return filepath.Join(n.dir.node(n.Name), "cni.template") }
 
-// cniConfig is the node's network configuration, which its runtime, this package,
+// CNIConfig is the node's network configuration, which its runtime, this package,
 // reads at every attachment.
-func (n *Node) cniConfig() string {
+func (n *Node) CNIConfig() string {
 	return filepath.Join(n.dir.node(n.Name), "net.d", "10-fairlead.conflist")
 }
 

@@ -42,16 +42,21 @@ type Options struct {
 	// Macvlan: nodes have a second network, of pods on the underlay itself, with
 	// addresses of a pool, and the macvlan shim. Not together with Routed.
 	Macvlan bool
-	BinDir  string // where fairlead, fairlead-cni and fairlead-lab are
-	// Source starts what the proxies learn of the cluster from, in place of the
-	// directories that Apply writes to, and returns the proxies' flags for it. It
-	// is called with the namespace of the underlay, whose address is Gateway. What
-	// it starts there ends with the lab.
-	Source func(ctx context.Context, underlay *netns.NS) (flags []string, err error)
+	// AgentFlags are more flags of fairlead node.
+	AgentFlags []string
+	BinDir     string // where fairlead, fairlead-cni and fairlead-lab are
+	// Source starts what programs learn of the cluster from, in place of the
+	// directories that Apply writes to. It is called when the lab has its nodes, and
+	// nothing runs on them. What it starts in Outside ends with the lab.
+	Source func(ctx context.Context, l *Lab) (Sources, error)
 	// Keep: the lab outlives the process that builds it, once that has called
 	// (*Lab).Keep, until somebody calls Remove.
 	Keep bool
 }
+
+// Sources are the flags that say where programs learn of the cluster from, and what
+// more they are told; nil: the directories.
+type Sources struct{ Proxy, Agent []string }
 
 // Lab is a cluster of network namespaces. Its methods must not be called
 // concurrently, those of its Pods and Nodes may be.
@@ -113,18 +118,31 @@ func (l *Lab) build(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := l.openSources(ctx); err != nil {
+		return fmt.Errorf("start the programs' source: %w", err)
+	}
 	if err := l.startAgents(ctx); err != nil {
 		return err
 	}
-	source := func(n *Node) []string { return []string{"--manifests", n.Manifests()} }
+	return l.startProxies()
+}
+
+func (l *Lab) openSources(ctx context.Context) (err error) {
+	var given Sources
 	if l.opts.Source != nil {
-		flags, err := l.opts.Source(ctx, l.underlay)
-		if err != nil {
-			return fmt.Errorf("start the proxies' source: %w", err)
+		if given, err = l.opts.Source(ctx, l); err != nil {
+			return err
 		}
-		source = func(*Node) []string { return flags }
 	}
-	return l.startProxies(source)
+	for _, n := range l.Nodes {
+		n.sources = given
+		for _, flags := range []*[]string{&n.sources.Proxy, &n.sources.Agent} {
+			if *flags == nil {
+				*flags = []string{"--manifests", n.Manifests()}
+			}
+		}
+	}
+	return nil
 }
 
 // Outside is the namespace of the underlay, whose address is Gateway: a machine that

@@ -86,7 +86,7 @@ func (l *Lab) addMacvlan() error {
 		if err := writeFile(filepath.Join(n.Manifests(), "pools.yaml"), []byte(macvlanManifest(len(l.Nodes)))); err != nil {
 			return err
 		}
-		if err := writeFile(n.macvlanConfig(), []byte(fmt.Sprintf(macvlanConfig, n.ipamData()))); err != nil {
+		if err := writeFile(n.macvlanConfig(), []byte(fmt.Sprintf(macvlanConfig, n.IPAMData()))); err != nil {
 			return err
 		}
 	}
@@ -98,7 +98,7 @@ func (l *Lab) AddMacvlanPod(ctx context.Context, node *Node, name string) (*Pod,
 	if !l.opts.Macvlan {
 		return nil, fmt.Errorf("make pod %s: the lab has no macvlan network", name)
 	}
-	return l.addPod(ctx, node, name, node.macvlanConfig())
+	return l.AddPodOf(ctx, node, name, node.macvlanConfig())
 }
 
 // tryAgain is how long a runtime waits before it tries again what the plugin could

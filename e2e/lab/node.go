@@ -22,15 +22,25 @@ type Node struct {
 	Addrs    []netip.Addr   // on the underlay, IPv4 first
 	PodCIDRs []netip.Prefix // IPv4 first
 
-	dir    dir            // the lab's
-	cgroup *cgroup.Cgroup // of the node's processes and its pods'; nil: none of its own
-	agent  *child
-	proxy  *child
-	source []string // the proxy's flags for where objects come from
+	dir     dir            // the lab's
+	cgroup  *cgroup.Cgroup // of the node's processes and its pods'; nil: none of its own
+	agent   *child
+	proxy   *child
+	sources Sources
 }
 
 // Manifests is the directory that the node's programs watch.
 func (n *Node) Manifests() string { return filepath.Join(n.dir.node(n.Name), "manifests") }
+
+// socket is where a program of the node answers 'fairlead status'.
+func (n *Node) socket(program string) string {
+	return filepath.Join(n.dir.node(n.Name), program+".sock")
+}
+
+// StatusFlags have 'fairlead status' ask the programs of this node.
+func (n *Node) StatusFlags() []string {
+	return []string{"--socket", n.socket("proxy"), "--node-socket", n.socket("node")}
+}
 
 // BPFRoot is where the node's proxy pins its programs.
 func (n *Node) BPFRoot() string { return n.dir.bpf(n.Name) }

@@ -64,11 +64,11 @@ func (p *Pod) Endpoints() []echo.Endpoint {
 // node and starts its server. When it returns the server listens. A pod that
 // could not be made is gone when AddPod returns.
 func (l *Lab) AddPod(ctx context.Context, node *Node, name string) (*Pod, error) {
-	return l.addPod(ctx, node, name, node.cniConfig())
+	return l.AddPodOf(ctx, node, name, node.CNIConfig())
 }
 
-// addPod makes a pod of the network whose configuration is at path.
-func (l *Lab) addPod(ctx context.Context, node *Node, name, path string) (*Pod, error) {
+// AddPodOf is AddPod for a pod of another network, whose configuration is at path.
+func (l *Lab) AddPodOf(ctx context.Context, node *Node, name, path string) (*Pod, error) {
 	if err := l.checkName(name); err != nil {
 		return nil, err
 	}

@@ -6,15 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
-// startProxies starts the program under test on each node. source has a node's
-// flags for where objects come from.
-func (l *Lab) startProxies(source func(*Node) []string) error {
+// startProxies starts the program under test on each node.
+func (l *Lab) startProxies() error {
 	for _, n := range l.Nodes {
-		n.source = source(n)
 		if err := n.startProxy(l.opts); err != nil {
 			return fmt.Errorf("start proxy of %s: %w", n.Name, err)
 		}
@@ -39,10 +38,10 @@ func (l *Lab) RestartProxy(n *Node, signal unix.Signal, mode string, flags ...st
 
 func (n *Node) startProxy(opts Options, flags ...string) error {
 	args := append([]string{"proxy", "--mode", opts.Mode, "--node-name", n.Name,
-		"--inspect-socket", filepath.Join(n.dir.node(n.Name), "proxy.sock"),
+		"--inspect-socket", n.socket("proxy"),
 		"--state-file", filepath.Join(n.dir.node(n.Name), "cluster.state"),
 		// In every mode: in another than ebpf, what was left there is removed.
-		"--bpf-root", n.dir.bpf(n.Name)}, append(n.source, flags...)...)
+		"--bpf-root", n.dir.bpf(n.Name)}, slices.Concat(n.sources.Proxy, flags)...)
 	if n.cgroup != nil {
 		args = append(args, "--cgroup-root", n.cgroup.Path)
 	}
