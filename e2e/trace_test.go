@@ -4,13 +4,17 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/fairlead/fairlead/e2e/echo"
 	"github.com/fairlead/fairlead/e2e/lab"
@@ -32,7 +36,11 @@ func sockets(n *lab.Node) []string {
 // ask runs a command on a node to its end.
 func ask(t *testing.T, n *lab.Node, args ...string) outcome {
 	t.Helper()
-	return finish(t, inNode(t, n, fairlead(t.Context(), t, append(args, sockets(n)...)...)))
+	flags := sockets(n)
+	if args[0] == "services" { // of which 'fairlead node' knows nothing
+		flags = flags[:2]
+	}
+	return finish(t, inNode(t, n, fairlead(t.Context(), t, slices.Concat(args, flags)...)))
 }
 
 // tracedWay is what 'fairlead trace -o json' says of a way.
@@ -191,5 +199,41 @@ func TestTraceLive(t *testing.T) {
 				t.Errorf("seen: %+v", event)
 			}
 		})
+	}
+}
+
+// What the kernel has not any more of a Service is said by the commands that read it
+// back, which mark it and fail.
+func TestToolsSeeDamage(t *testing.T) {
+	c := labtest.NewCluster(t, lab.Options{Nodes: 1, Mode: "ebpf", BinDir: programs.Dir(t)})
+	n := c.Nodes[0]
+	trace := []string{"trace", "--from", c.Client.IPv4().String(), "--to", "10.96.0.10:80/tcp"}
+	for _, args := range [][]string{{"services"}, trace} {
+		if o := ask(t, n, args...); o.code != 0 || strings.Contains(o.stdout, "missing") {
+			t.Errorf("before: %+v", o)
+		}
+	}
+	frontends, err := ebpf.LoadPinnedMap(filepath.Join(filepath.Dir(n.Manifests()), "bpf", "maps", "frontends"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = frontends.Close() }()
+	for key, err := frontends.NextKeyBytes(nil); key != nil; key, err = frontends.NextKeyBytes(nil) {
+		if err = errors.Join(err, frontends.Delete(key)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"services"}, "default/web !  tcp  10.96.0.10:80/tcp"},
+		{[]string{"services"}, "\n  default/web: 10.96.0.10:80/tcp is missing\n"},
+		{trace, "kernel  10.96.0.10:80/tcp is missing\n"},
+	} {
+		o := ask(t, n, tt.args...)
+		if o.code != 1 || o.stderr != "fairlead: the kernel has not all as it should\n" || !strings.Contains(squeezed(o.stdout), squeezed(tt.want)) {
+			t.Errorf("%s: %+v, want %q", tt.args[0], o, tt.want)
+		}
 	}
 }

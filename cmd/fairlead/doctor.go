@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -39,6 +40,7 @@ whatever the warnings.`,
 				return err
 			}
 			node := doctor.Host(confDir)
+			node.Unprivileged = os.Geteuid() != 0
 			node.Output, node.EndSockets = runOutput, bpf.CanEndSockets
 			node.TryEBPF = func() error { return bpf.Try(cgroupRoot) }
 			node.Strangers = func() []string {

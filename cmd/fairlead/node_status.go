@@ -150,7 +150,7 @@ func (t statusTable) printNode(s nodeStatus, wide bool) {
 		routes += fmt.Sprintf(", MTU %d", s.MTU)
 	}
 	t.row("routes", "%s", routes)
-	t.printPeers(s.Peers, wide)
+	t.printPeers(s, wide)
 	t.row("masquerade", "%s", s.Masquerade)
 	for _, u := range s.Ranges {
 		what := "network " + u.Network
@@ -170,18 +170,18 @@ func (t statusTable) printNode(s nodeStatus, wide bool) {
 // shownPeers is how many are printed that are not reached, unless all are wanted.
 const shownPeers = 5
 
-// printPeers prints how other nodes are reached: without wide those only that are not.
-func (t statusTable) printPeers(peers []cninode.Peer, wide bool) {
+// printPeers prints how other nodes are reached: without wide those only that are not,
+// and of which no problem says the same.
+func (t statusTable) printPeers(s nodeStatus, wide bool) {
 	missing := 0
-	for _, p := range peers {
-		if p.Kind == cninode.PeerMissing {
+	for _, p := range s.Peers {
+		switch told := slices.ContainsFunc(s.Problems, func(problem cninode.Problem) bool { return problem.Text == p.Why }); {
+		case p.Kind != cninode.PeerMissing && wide:
+			t.row("", "%s: %s, by %s, via %s", peerName(p), p.Kind, p.Device, p.Via)
+		case p.Kind == cninode.PeerMissing && (wide || !told):
 			if missing++; wide || missing <= shownPeers {
 				t.bad("", "%s: not reached: %s", peerName(p), p.Why)
 			}
-			continue
-		}
-		if wide {
-			t.row("", "%s: %s, by %s, via %s", peerName(p), p.Kind, p.Device, p.Via)
 		}
 	}
 	if !wide && missing > shownPeers {

@@ -125,7 +125,7 @@ func (f *statusFlags) askAll(ctx context.Context, now time.Time) (*statuses, err
 	if nodeErr == nil {
 		s.Pods = &node
 	}
-	if errors.Is(nodeErr, fs.ErrNotExist) {
+	if errors.Is(proxyErr, fs.ErrPermission) || errors.Is(nodeErr, fs.ErrNotExist) { // the same is not said twice
 		return s, ignoreAbsent(proxyErr, s.Pods != nil)
 	}
 	return s, errors.Join(ignoreAbsent(proxyErr, s.Pods != nil), nodeErr)

@@ -35,6 +35,7 @@ func TestPrintStatuses(t *testing.T) {
 		Problems:   []cninode.Problem{{Member: "n2", Text: "it is not reached"}},
 		Peers: []cninode.Peer{
 			{Node: "n2", Kind: cninode.PeerMissing, Why: "it is not reached"},
+			{Node: "n4", PodCIDR: netip.MustParsePrefix("10.244.4.0/24"), Kind: cninode.PeerMissing, Why: "the kernel does not have the route"},
 			{Node: "n3", PodCIDR: netip.MustParsePrefix("10.244.3.0/24"), Kind: cninode.PeerDirect, Via: netip.MustParseAddr("192.0.2.3"), Device: "eth0"},
 		},
 		Ranges: []usage{{
@@ -57,13 +58,14 @@ conflict    two want it
 pods        ill: version v1 on node n1, up for 1m0s
 objects     manifests /etc/c
 routes      2 of 3 to 3 other nodes, routing auto, 1 tunnels, MTU 1450
-            n2: not reached: it is not reached
+            n4 10.244.4.0/24: not reached: the kernel does not have the route
 masquerade  nftables
 addresses   pool office (network lan), retired: 192.0.2.16-192.0.2.31: 2 used, 1 cooling, 13 free
 problem     node n2: it is not reached
 `
 	s := &statuses{Status: &proxy, Pods: &node, at: now}
-	wide := strings.Replace(want, "masquerade", "            n3 10.244.3.0/24: direct, by eth0, via 192.0.2.3\nmasquerade", 1)
+	wide := strings.Replace(want, "            n4", "            n2: not reached: it is not reached\n            n4", 1)
+	wide = strings.Replace(wide, "masquerade", "            n3 10.244.3.0/24: direct, by eth0, via 192.0.2.3\nmasquerade", 1)
 	for is, want := range map[bool]string{false: want, true: wide} {
 		var got bytes.Buffer
 		if err := printStatuses(&got, s, is, false); err != nil {

@@ -198,11 +198,20 @@ func (c *Client) ask(ctx context.Context, question string) (io.ReadCloser, error
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("ask %s at %s: %w", c.program, c.path, nobodyError{err})
 	case err != nil:
-		return nil, fmt.Errorf("ask %s at %s: %w", c.program, c.path, err)
+		return nil, fmt.Errorf("ask %s at %s: %w", c.program, c.path, cause(err))
 	case resp.StatusCode == http.StatusOK:
 		return resp.Body, nil
 	}
 	why, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // or as much as came
 	_ = resp.Body.Close()
 	return nil, fmt.Errorf("ask %s at %s: %s: %s", c.program, c.path, resp.Status, strings.TrimSpace(string(why)))
+}
+
+// cause is what the kernel said, if it did, without who passed it on.
+func cause(err error) error {
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		return call.Err
+	}
+	return err
 }

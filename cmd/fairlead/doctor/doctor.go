@@ -37,6 +37,8 @@ type Finding struct {
 // files under Root.
 type Node struct {
 	Root fs.FS // "/", with proc, sys and etc
+	// Unprivileged: rules are not shown to this process.
+	Unprivileged bool
 	// Output runs a command of iptables or nft, as exec.Cmd.Output does.
 	Output func(ctx context.Context, name string, args ...string) ([]byte, error)
 	// TryEBPF says why 'fairlead proxy --mode auto' would not take eBPF.
@@ -68,6 +70,7 @@ type check struct {
 
 // checks in the order in which a packet would meet the trouble.
 var checks = []check{
+	{"rights", rights},
 	{"forwarding", forwarding},
 	{"reverse path filter", reversePath},
 	{"bridge netfilter", bridgeNetfilter},
@@ -138,3 +141,14 @@ func (n Node) exists(path string) bool {
 
 // Host is the node on which the process runs, as far as its files say.
 func Host(confDir string) Node { return Node{Root: os.DirFS("/"), ConfDir: confDir} }
+
+// rights tells that some checks are left out, which would find nothing.
+func rights(_ context.Context, n Node) []Finding {
+	if !n.Unprivileged {
+		return nil
+	}
+	return []Finding{{
+		State: Warning, What: "this is not root: rules of packet filters, and what Fairlead's programs know, are not looked at",
+		Why: "leftovers of other proxies, policies that drop, and ranges that clash are not found", Mend: "run as root",
+	}}
+}

@@ -43,9 +43,10 @@ func wellNode() fstest.MapFS {
 // Every trouble is found, and is the only one that is.
 func TestLook(t *testing.T) {
 	tests := map[string]struct {
-		set       map[string]string // file → text; "-" removes it
-		says      map[string]string // command line → output
-		strangers []string
+		set          map[string]string // file → text; "-" removes it
+		says         map[string]string // command line → output
+		strangers    []string
+		unprivileged bool
 		// What trying says of eBPF, and of ending sockets.
 		ebpf, sockets error
 		want          []string // check and state, with a part of what is said
@@ -62,6 +63,7 @@ func TestLook(t *testing.T) {
 		"full":                    {set: map[string]string{"proc/sys/net/netfilter/nf_conntrack_count": "100\n", "proc/self/net/stat/nf_conntrack": "entries drop\n64 ff\n64 1\n"}, want: []string{"connection tracking warning 100 of 100 connections, and 256 packets dropped"}},
 		"eBPF does not work":      {ebpf: errors.New("no cgroup v2"), want: []string{"eBPF warning --mode auto takes iptables: no cgroup v2"}},
 		"sockets cannot be ended": {sockets: errors.New("the kernel cannot"), want: []string{"eBPF warning --mode auto takes ebpf, but the kernel cannot"}},
+		"not root":                {unprivileged: true, says: map[string]string{"iptables-nft-save -t nat": "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"}, want: []string{"rights warning this is not root"}},
 		"it may not":              {ebpf: fmt.Errorf("load: %w", fs.ErrPermission), want: []string{"eBPF warning permission denied"}},
 		"no BPF file system":      {set: map[string]string{"proc/self/mounts": "none /sys/fs/cgroup cgroup2 rw 0 0\n"}, want: []string{"BPF file system warning it is not mounted"}},
 		"no cgroup v2":            {set: map[string]string{"proc/self/mounts": "bpf /sys/fs/bpf bpf rw 0 0\ncgroup /sys/fs/cgroup cgroup rw 0 0\n"}, want: []string{"cgroup v2 warning it is not mounted"}},
@@ -86,7 +88,7 @@ func TestLook(t *testing.T) {
 					root[path] = &fstest.MapFile{Data: []byte(text)}
 				}
 			}
-			found := inEmptyNamespace(t, Node{Root: root, ConfDir: "/etc/cni/net.d", Output: says(tt.says),
+			found := inEmptyNamespace(t, Node{Root: root, Unprivileged: tt.unprivileged, ConfDir: "/etc/cni/net.d", Output: says(tt.says),
 				Strangers: func() []string { return tt.strangers }, TryEBPF: func() error { return tt.ebpf }, EndSockets: func() error { return tt.sockets }})
 			compare(t, tt.want, found)
 		})
@@ -204,7 +206,7 @@ func TestAddressRanges(t *testing.T) {
 			[]string{"address ranges bad node this: its pod CIDR 10.88.0.0/24 overlaps 10.88.0.7/32, in which Services are"}},
 		"macvlan": {Node{Root: conflist(`{"plugins": [{"type": "fairlead-cni", "mode": "macvlan", "ipam": {"subnet": "10.244.0.0/16"}}]}`)}, nil},
 		"fairlead node is asked": {Node{Root: fstest.MapFS{}, Agent: agent(node.OverlapsNode, node.ServicesOnLink, node.PortTaken, "Another")},
-			[]string{"address ranges bad node n2: it is so", "address ranges bad node n2: it is so", "other nodes bad node n2: it is so", "other nodes bad node n2: it is so"}},
+			[]string{"address ranges bad node n2: it is so", "address ranges warning node n2: it is so", "other nodes bad node n2: it is so", "other nodes bad node n2: it is so"}},
 		"all is well": {Node{Root: fstest.MapFS{}, Agent: agent()}, nil},
 	}
 	for name, tt := range tests {

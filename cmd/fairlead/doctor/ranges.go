@@ -36,6 +36,9 @@ var clashes = map[node.Kind]string{
 // range of this node is compared with what this node knows.
 func addressRanges(ctx context.Context, n Node) []Finding {
 	const why = "an address that two have is reached for one of them only"
+	if n.Unprivileged {
+		return nil
+	}
 	problems, whole := []node.Problem(nil), "pods, nodes, links and Services have ranges of their own"
 	if agent := n.agent(ctx); agent != nil {
 		problems = agent.Problems
@@ -53,7 +56,7 @@ func addressRanges(ctx context.Context, n Node) []Finding {
 	var found []Finding
 	for _, p := range problems {
 		if mend, ok := clashes[p.Kind]; ok {
-			found = append(found, Finding{State: Bad, What: p.String(), Why: why, Mend: mend})
+			found = append(found, Finding{State: severity(p.Kind), What: p.String(), Why: why, Mend: mend})
 		}
 	}
 	return wellUnless(found, whole)
@@ -142,9 +145,17 @@ func otherNodes(ctx context.Context, n Node) []Finding {
 		if !ok {
 			mend = "see the log of 'fairlead node'"
 		}
-		found = append(found, Finding{State: Bad, What: p.String(), Why: "pods that it concerns are not reached, or cannot be made", Mend: mend})
+		found = append(found, Finding{State: severity(p.Kind), What: p.String(), Why: "pods that it concerns are not reached, or cannot be made", Mend: mend})
 	}
 	return wellUnless(found, "their pods are reached")
+}
+
+// severity: some problems leave a way.
+func severity(kind node.Kind) State {
+	if kind == node.NoPodCIDROfBoth || kind == node.ServicesOnLink {
+		return Warning
+	}
+	return Bad
 }
 
 // mends has how to mend the problems that are none of ranges.
@@ -159,6 +170,9 @@ var mends = map[node.Kind]string{
 
 // forwardPolicy looks for filters that drop what no rule lets through.
 func forwardPolicy(ctx context.Context, n Node) []Finding {
+	if n.Unprivileged {
+		return nil
+	}
 	var found []Finding
 	drops := func(what, mend string) {
 		found = append(found, Finding{
