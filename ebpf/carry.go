@@ -60,12 +60,7 @@ func (m moves) move(row []byte, size uint32) []byte {
 // movesOf compares the layout that a map was made with, which the kernel knows, with
 // the one that is wanted.
 func movesOf(m *ebpf.Map, spec *ebpf.MapSpec) (keys, values moves, err error) {
-	handle, err := m.Handle()
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = handle.Close() }()
-	had, err := handle.Spec(nil)
+	had, err := typesOf(m)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -74,6 +69,38 @@ func movesOf(m *ebpf.Map, spec *ebpf.MapSpec) (keys, values moves, err error) {
 	}
 	values, err = compare(had, spec.Value, m.ValueSize())
 	return keys, values, err
+}
+
+// typesOf are those that a map was made with.
+func typesOf(m *ebpf.Map) (*btf.Spec, error) {
+	handle, err := m.Handle()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = handle.Close() }()
+	return handle.Spec(nil)
+}
+
+// sameRows says whether programs can take the rows of a map for their own.
+func sameRows(m *ebpf.Map, spec *ebpf.MapSpec) (bool, error) {
+	if m.Type() != spec.Type || m.KeySize() != spec.KeySize || m.ValueSize() != spec.ValueSize || m.Flags() != spec.Flags {
+		return false, nil
+	}
+	had, err := typesOf(m)
+	if err != nil {
+		return false, err
+	}
+	return sameType(had, spec.Key) && sameType(had, spec.Value), nil
+}
+
+// sameType says whether a struct has the fields that it has now, in the same places.
+func sameType(had *btf.Spec, now btf.Type) bool {
+	var old *btf.Struct
+	if err := had.TypeByName(now.TypeName(), &old); err != nil {
+		return false
+	}
+	same := appendMoves(nil, old, now, move{})
+	return slices.Equal(same, appendMoves(nil, old, old, move{})) && slices.Equal(same, appendMoves(nil, now, now, move{}))
 }
 
 // compare finds the moves from a type to the one that has its name now.

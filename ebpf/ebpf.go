@@ -52,8 +52,8 @@ type DataPath struct {
 	config   Config
 	lock     *os.File
 	programs bpfPrograms
-	// lookedAtUntil is the variable of the programs, see LookOn.
-	lookedAtUntil *ebpf.Variable
+	// Variables of the programs, see LookOn and StandBy.
+	lookedAtUntil, standsBy *ebpf.Variable
 	links         *links
 	watchers      watchers
 	maps          map[string]*ebpf.Map // all that outlive a program
@@ -123,7 +123,7 @@ func (d *DataPath) load() error {
 		return notLoaded(spec, err)
 	}
 	d.Maps, d.programs = objects.bpfMaps, objects.bpfPrograms
-	d.lookedAtUntil = objects.LookedAtUntil
+	d.lookedAtUntil, d.standsBy = objects.LookedAtUntil, objects.StandsBy
 	if err := d.SctpShifts.Put(uint32(0), shifts()); err != nil {
 		return fmt.Errorf("write to %s: %w", d.SctpShifts, err)
 	}
@@ -248,6 +248,10 @@ func (d *DataPath) carryFlows() error {
 	return d.noteFlows()
 }
 
+// Replaces says whether programs that run read maps of the Table in whose place these
+// were made, until Publish.
+func (d *DataPath) Replaces() bool { return d.old[bpfMapFrontends] != nil }
+
 // dropOld lets go of the maps that no program reads any more.
 func (d *DataPath) dropOld() error {
 	var errs []error
@@ -267,12 +271,16 @@ func (d *DataPath) SetPodLinks(isPod func(name string) bool) error {
 // Publish makes the kernel run the programs on the maps as they are now. It may
 // be called again; then it mends what others have removed.
 //
-// Flows that begin while the programs flip to new maps are carried over too, a moment
-// later. To a packet that is faster than that the flow is not known.
+// Programs that have flipped to a new table of flows, and those that have not yet, both
+// know what begins meanwhile: see former in c/conn.h. If its rows have another layout
+// they are carried over, a moment later; to a packet that is faster than that the flow
+// is not known.
 func (d *DataPath) Publish() error {
 	// From then on the CNI plugin attaches to new links; those before are ours to find.
 	pinPrograms := func() error { return d.links.pinPrograms(d.config.Root) }
-	for _, step := range []func() error{d.carryFlows, d.attachSockets, d.attachLinks, pinPrograms, d.carryFlows, d.pinMaps, d.dropOld} {
+	for _, step := range []func() error{
+		d.carryFlows, d.showFormer, d.flip, pinPrograms, d.carryFlows, d.pinMaps, d.hideFormer, d.dropOld,
+	} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -280,11 +288,12 @@ func (d *DataPath) Publish() error {
 	return nil
 }
 
-// attachLinks flips the programs of packets, one link after the other. Flows that
-// programs which have not flipped begin in the meantime are carried over all the time.
-func (d *DataPath) attachLinks() error {
+// flip flips the programs, one after the other. What those that have not flipped write
+// in the meantime is carried over all the time.
+func (d *DataPath) flip() error {
+	attach := func() error { return errors.Join(d.attachSockets(), d.links.attach()) }
 	if len(d.old) == 0 {
-		return d.links.attach()
+		return attach()
 	}
 	attached, carried := make(chan struct{}), make(chan error)
 	go func() {
@@ -299,9 +308,42 @@ func (d *DataPath) attachLinks() error {
 		}
 		carried <- err
 	}()
-	err := d.links.attach()
+	err := attach()
 	close(attached)
 	return errors.Join(err, <-carried)
+}
+
+// StandBy has the programs let all packets pass as they are, or no more: of a flow that
+// began at a link with programs, one without would know nothing.
+func (d *DataPath) StandBy(is bool) error {
+	word := map[bool]uint32{true: 1}[is]
+	if err := d.standsBy.Set(word); err != nil {
+		return fmt.Errorf("have the programs of packets stand by: %w", err)
+	}
+	return nil
+}
+
+// showFormer lets programs look into the table of flows that this one replaces.
+func (d *DataPath) showFormer() error {
+	old, ok := d.old[bpfMapFlows]
+	if !ok {
+		return nil
+	}
+	if same, err := sameRows(old, d.specs[bpfMapFlows]); err != nil || !same {
+		return err
+	}
+	if err := d.Former.Put(uint32(0), old); err != nil {
+		return fmt.Errorf("write to %s: %w", d.Former, err)
+	}
+	return nil
+}
+
+// hideFormer has them forget it, also if it was of a process that came to no end.
+func (d *DataPath) hideFormer() error {
+	if err := d.Former.Delete(uint32(0)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("empty %s: %w", d.Former, err)
+	}
+	return nil
 }
 
 // pinMaps comes after the programs flip: if we end in between, the next process

@@ -27,9 +27,6 @@ const (
 	StageEnding  = uint8(bpfStageSTAGE_ENDING)
 )
 
-// BeginsEmpty says that no earlier process has left flows of packets.
-func (d *DataPath) BeginsEmpty() bool { return d.fresh[bpfMapFlows] && d.old[bpfMapFlows] == nil }
-
 // PutFlow makes the rows of a flow as if it had begun here, unless there are some.
 // forward is what becomes of the client's packets, whose key is given.
 func (d *DataPath) PutFlow(key FlowKey, forward Flow) error {

@@ -309,6 +309,7 @@ func TestPacket(t *testing.T) {
 		"thrown out":        tryThrownOut,
 		"own":               tryOwn,
 		"reset":             tryReset,
+		"flip":              tryFlip,
 		"forward and reply": tryForwardAndReply,
 	} {
 		for name, f := range families {
@@ -377,4 +378,54 @@ func tryForwardAndReply(n *node, f family, protocol uint8) {
 	}
 	elsewhere := n.from("pod", first(protocol, w.first.src, port(f.vip, 81)))
 	n.expect("elsewhere", n.run(n.PacketIn, "pod", elsewhere.frame(), 0), actionGoesOn, bpfOutcomePACKET_PASSED, elsewhere)
+}
+
+// tryFlip has programs that have flipped to a table of flows, and others that read the
+// one before it, which has another size. What begins with either is known to both.
+func tryFlip(n *node, f family, protocol uint8) {
+	w := n.newFlow(f, protocol)
+	before := n.formerFlows()
+	n.expect("first", n.run(n.PacketIn, "pod", w.first.frame(), 0), actionRedirect, bpfOutcomePACKET_BEGUN, w.forwarded)
+	told := rowsOfFlows(n, before)
+	if diff := cmp.Diff(rowsOfFlows(n, n.Flows), told); diff != "" || len(told) != 2 {
+		n.Errorf("the table before is told of other rows (-begun +told):\n%s", diff)
+	}
+	n.forgetFlows() // as if another program had begun it
+	n.expect("reply", n.run(n.PacketIn, "pod", w.reply.frame(), 0), actionRedirect, bpfOutcomePACKET_REPLIED, w.replied)
+	n.expect("again", n.run(n.PacketIn, "pod", w.first.frame(), 0), actionRedirect, bpfOutcomePACKET_FORWARDED, w.forwarded)
+	n.forgetFlows()
+	if err := n.Former.Delete(uint32(0)); err != nil {
+		n.Fatal(err)
+	}
+	n.expect("afterwards", n.run(n.PacketIn, "pod", w.reply.frame(), 0), actionGoesOn, bpfOutcomePACKET_PASSED, w.reply)
+}
+
+// formerFlows is a table that programs have flipped from.
+func (n *node) formerFlows() *ebpf.Map {
+	n.Helper()
+	before, err := ebpf.NewMap(&ebpf.MapSpec{
+		Type: n.Flows.Type(), MaxEntries: n.Flows.MaxEntries() / 2,
+		KeySize: n.Flows.KeySize(), ValueSize: n.Flows.ValueSize(),
+	})
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.Cleanup(func() { _ = before.Close() })
+	n.put(n.Former, uint32(0), before)
+	return before
+}
+
+func rowsOfFlows(n *node, m *ebpf.Map) map[bpfFlowKey]bpfFlow {
+	n.Helper()
+	all := map[bpfFlowKey]bpfFlow{}
+	var key bpfFlowKey
+	var row bpfFlow
+	rows := m.Iterate()
+	for rows.Next(&key, &row) {
+		all[key] = row
+	}
+	if err := rows.Err(); err != nil {
+		n.Fatal(err)
+	}
+	return all
 }

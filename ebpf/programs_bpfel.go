@@ -315,6 +315,7 @@ const (
 	bpfMapConnected         = "connected"
 	bpfMapDatagrams         = "datagrams"
 	bpfMapFlows             = "flows"
+	bpfMapFormer            = "former"
 	bpfMapFragments         = "fragments"
 	bpfMapFrontends         = "frontends"
 	bpfMapMasqueradeAddrs   = "masquerade_addrs"
@@ -350,6 +351,7 @@ const (
 	bpfVarLookedAtUntil     = "looked_at_until"
 	bpfVarMasqueradePorts   = "masquerade_ports"
 	bpfVarNodeNetns         = "node_netns"
+	bpfVarStandsBy          = "stands_by"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -420,6 +422,7 @@ type bpfMapSpecs struct {
 	Connected       *ebpf.MapSpec `ebpf:"connected"`
 	Datagrams       *ebpf.MapSpec `ebpf:"datagrams"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
+	Former          *ebpf.MapSpec `ebpf:"former"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends       *ebpf.MapSpec `ebpf:"frontends"`
 	MasqueradeAddrs *ebpf.MapSpec `ebpf:"masquerade_addrs"`
@@ -447,6 +450,7 @@ type bpfVariableSpecs struct {
 	LookedAtUntil   *ebpf.VariableSpec `ebpf:"looked_at_until"`
 	MasqueradePorts *ebpf.VariableSpec `ebpf:"masquerade_ports"`
 	NodeNetns       *ebpf.VariableSpec `ebpf:"node_netns"`
+	StandsBy        *ebpf.VariableSpec `ebpf:"stands_by"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -475,6 +479,7 @@ type bpfMaps struct {
 	Connected       *ebpf.Map `ebpf:"connected"`
 	Datagrams       *ebpf.Map `ebpf:"datagrams"`
 	Flows           *ebpf.Map `ebpf:"flows"`
+	Former          *ebpf.Map `ebpf:"former"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Frontends       *ebpf.Map `ebpf:"frontends"`
 	MasqueradeAddrs *ebpf.Map `ebpf:"masquerade_addrs"`
@@ -501,6 +506,7 @@ func (m *bpfMaps) Close() error {
 		m.Connected,
 		m.Datagrams,
 		m.Flows,
+		m.Former,
 		m.Fragments,
 		m.Frontends,
 		m.MasqueradeAddrs,
@@ -529,6 +535,7 @@ type bpfVariables struct {
 	LookedAtUntil   *ebpf.Variable `ebpf:"looked_at_until"`
 	MasqueradePorts *ebpf.Variable `ebpf:"masquerade_ports"`
 	NodeNetns       *ebpf.Variable `ebpf:"node_netns"`
+	StandsBy        *ebpf.Variable `ebpf:"stands_by"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -18,6 +18,21 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+// The table of flows of another size that programs read before. While they flip, link
+// by link, those that have not yet know of no other: whatever flow begins is told to
+// it, and what is not found is looked for there. Empty at all other times.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_LRU_HASH);
+		__uint(max_entries, 1);
+		__type(key, struct flow_key);
+		__type(value, struct flow);
+	});
+} former SEC(".maps");
+
 // Whether a flow has ever begun. On most nodes none does, where all senders have
 // sockets that are translated: then no packet needs to be looked up.
 struct {
@@ -84,16 +99,30 @@ static __always_inline __u32 check_of(const struct flow_key *k)
 	       ((__u32)k->tuple.src.port << 16) ^ k->tuple.dst.port;
 }
 
-// read_flow copies a row. The kernel may give the memory of one that is thrown out
+// read_row copies a row. The kernel may give the memory of one that is thrown out
 // to another while it is copied: then check is another's.
-static __always_inline bool read_flow(const struct flow_key *key, struct flow *out)
+static __always_inline bool read_row(void *table, const struct flow_key *key, struct flow *out)
 {
-	const struct flow *f = bpf_map_lookup_elem(&flows, key);
+	const struct flow *f = bpf_map_lookup_elem(table, key);
 	if (!f)
 		return false;
 	*out = *f;
 	barrier();
 	return ((const volatile struct flow *)f)->check == check_of(key);
+}
+
+static __always_inline void *former_flows(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&former, &zero);
+}
+
+static __always_inline bool read_flow(const struct flow_key *key, struct flow *out)
+{
+	if (read_row(&flows, key, out))
+		return true;
+	void *table = former_flows();
+	return table && read_row(table, key, out);
 }
 
 static __always_inline __u8 stage_of_tcp(const struct packet *p, const struct flow *f)
@@ -144,6 +173,20 @@ static __always_inline void other_row(const struct flow_key *key, const struct f
 	row->to = reversed(&key->tuple);
 	row->direction = !f->direction;
 	row->check = check_of(other);
+}
+
+// tell_former makes the rows of a new flow for programs that have not flipped. k and
+// row are room for them.
+static __always_inline void tell_former(const struct flow_key *key, const struct flow *f, struct flow_key *k, struct flow *row)
+{
+	void *table = former_flows();
+	if (!table)
+		return;
+	other_row(key, f, k, row);
+	bpf_map_update_elem(table, k, row, BPF_ANY);
+	*k = *key;
+	*row = *f;
+	bpf_map_update_elem(table, k, row, BPF_ANY);
 }
 
 // follow keeps both rows up to date. Mostly there is nothing to do: packets that

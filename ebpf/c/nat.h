@@ -75,8 +75,10 @@ __noinline int claim(const struct flow_key *key, struct flow *f, bool change_por
 		k = *key;
 		row = *f;
 		long err = bpf_map_update_elem(&flows, &k, &row, BPF_NOEXIST);
-		if (!err)
+		if (!err) {
+			tell_former(key, f, &k, &row);
 			return 0;
+		}
 		other_row(key, f, &k, &row);
 		bpf_map_delete_elem(&flows, &k);
 		k = *key;

@@ -202,6 +202,8 @@ __noinline int report_packet(const struct packet *p, const struct flow *f)
 
 __noinline int handle(struct __sk_buff *skb, __u32 l2, bool own)
 {
+	if (stands_by)
+		return GOES_ON;
 	if (!has_begun() && is_mid_tcp(skb, l2)) {
 		count(PACKET_PASSED);
 		return GOES_ON;

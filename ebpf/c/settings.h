@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What user space says: at load, but for the last.
+// What user space says: at load, but for the last two.
 #pragma once
 
 #include <linux/types.h>
@@ -20,3 +20,6 @@ volatile const __u32 fib_flags;
 // Until which tick somebody looks on: see report.h. If they end without a word, it
 // ends by itself.
 volatile __u32 looked_at_until;
+
+// Whether packets pass as they are, because not all links have programs yet.
+volatile __u32 stands_by;

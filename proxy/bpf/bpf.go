@@ -121,21 +121,34 @@ func (b *Backend) Sync(_ context.Context, t *service.Table, change service.Chang
 			return fmt.Errorf("find the interfaces of pods: %w", err)
 		}
 	}
+	idle := len(b.have.frontends) == 0 && !b.path.Replaces()
 	p := b.have.update(t, change)
-	if err := b.apply(p); err != nil {
+	if err := b.program(t, p, idle); err != nil {
+		b.have = nil
 		return err
-	}
-	if !b.published {
-		if err := b.inNode(func() error { return b.takeOver(t) }); err != nil {
-			return fmt.Errorf("take flows over from netfilter: %w", err)
-		}
-		if err := b.path.Publish(); err != nil {
-			return err
-		}
-		b.published = true
 	}
 	b.left = len(p.left) > 0
 	return errors.Join(p.err(), b.endStale(t, p))
+}
+
+// program tells the kernel. idle: no programs lead anything until now.
+func (b *Backend) program(t *service.Table, p *plan, idle bool) error {
+	switch {
+	case b.published:
+		return b.apply(p)
+	case idle:
+		return b.begin(t, p)
+	}
+	if err := b.apply(p); err != nil {
+		return err
+	}
+	return b.publish()
+}
+
+func (b *Backend) publish() error {
+	err := b.inNode(b.path.Publish)
+	b.published = err == nil
+	return err
 }
 
 // endStale ends the sockets that are connected to a backend that does not serve
@@ -177,9 +190,6 @@ func (b *Backend) read(t *service.Table) error {
 func (b *Backend) apply(p *plan) error {
 	n, err := p.apply(&b.path.Maps)
 	b.written += n
-	if err != nil {
-		b.have = nil
-	}
 	return err
 }
 

@@ -3,6 +3,7 @@ package bpf
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -20,18 +21,38 @@ import (
 // the rules go (conntrack.Hold). Of UDP, every packet may begin a flow: so we are told
 // of those that there are.
 
+// begin has all links get their programs before one of them leads anything. Until then
+// netfilter, if it has rules, translates what it did.
+//
+//	hold netfilter ─▶ write ─▶ attach ─▶ take flows over ─▶ lead ─▶ take over those that began meanwhile
+func (b *Backend) begin(t *service.Table, p *plan) error {
+	takeOver := func() error { return b.inNode(func() error { return b.takeOver(t) }) }
+	if err := b.inNode(conntrack.Hold); err != nil {
+		return err
+	}
+	if err := b.apply(p); err != nil {
+		return err
+	}
+	if err := b.path.StandBy(true); err != nil {
+		return err
+	}
+	err := b.publish()
+	if err == nil {
+		err = takeOver()
+	}
+	// Also if something failed: what is attached is better than nothing.
+	if err := errors.Join(err, b.path.StandBy(false)); err != nil {
+		return err
+	}
+	return takeOver()
+}
+
 // takeOver makes rows for the UDP flows that netfilter translates the way that the
 // Table says. Those of the node itself it has translated before we see them.
 func (b *Backend) takeOver(t *service.Table) error {
-	if !b.path.BeginsEmpty() {
-		return nil
-	}
-	if err := conntrack.Hold(); err != nil {
-		return err
-	}
 	flows, err := conntrack.Translated(service.UDP)
 	if err != nil {
-		return err
+		return fmt.Errorf("take flows over from netfilter: %w", err)
 	}
 	for _, f := range flows {
 		_, ok := t.Frontend(f.Dst, f.Protocol)
