@@ -19,16 +19,17 @@ build:
 PLATFORMS := linux/amd64,linux/arm64
 IMAGE := localhost/fairlead:$(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
 comma := ,
+BIN := bin
 image: image-programs
-	cd deploy && go run ./image --programs ../bin/image --platforms $(PLATFORMS) --version $(VERSION) --name $(IMAGE) --out ../bin/fairlead-image.tar
+	cd deploy && go run ./image --programs $(abspath $(BIN))/image --platforms $(PLATFORMS) --version $(VERSION) --name $(IMAGE) --out $(abspath $(BIN))/fairlead-image.tar
 
 # The file system of the image for one platform: deploy/Dockerfile's.
 image-root: image-programs
-	cd deploy && go run ./image --programs ../bin/image --platforms $(PLATFORMS) --root ../bin/image/root
+	cd deploy && go run ./image --programs $(abspath $(BIN))/image --platforms $(PLATFORMS) --root $(abspath $(BIN))/image/root
 
 image-programs:
 	$(foreach p,$(subst $(comma), ,$(PLATFORMS)),CGO_ENABLED=0 GOOS=linux GOARCH=$(notdir $p) \
-		go build -trimpath -ldflags '$(LDFLAGS)' -o bin/image/$(subst /,-,$p)/ ./cmd/fairlead ./cmd/fairlead-cni &&) true
+		go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/image/$(subst /,-,$p)/ ./cmd/fairlead ./cmd/fairlead-cni &&) true
 
 # What Debian has of iptables today goes into the image.
 image-lock:
