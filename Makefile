@@ -3,10 +3,11 @@
 # make test    all tests; the kernel's part is done by the kernel, so root is needed
 # make e2e-kube tests with a real API server, which is built first (some minutes)
 # make e2e-vm  tests in Debian's kernel KERNEL, 6.1 or 6.12, in an emulated machine
+# make fuzz    each decoder gets FUZZTIME of input that nobody would write
 # make lint    what the code must keep to
 # make image   bin/fairlead-image.tar, an OCI image for amd64 and arm64
 .DEFAULT_GOAL := build
-.PHONY: build image image-root image-programs image-lock man manifests demo test e2e e2e-kube e2e-vm kubernetes bench bench-kube bench-docs lint generate clean packages
+.PHONY: build image image-root image-programs image-lock man manifests demo test e2e e2e-kube e2e-vm kubernetes bench bench-kube bench-docs fuzz vuln lint generate clean packages
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -67,6 +68,14 @@ KERNEL := 6.1
 e2e-vm: packages
 	@.ci/packages qemu-system-x86_64:qemu-system-x86 cpio:cpio depmod:kmod xz:xz-utils busybox:busybox-static
 	go test -timeout 40m -count=1 -v ./e2e/vm -kernel $(KERNEL) $(SUITE:%=-suite %)
+
+FUZZTIME := 10s
+# Known vulnerabilities of what Fairlead is made of.
+vuln:
+	.ci/vuln
+
+fuzz:
+	.ci/fuzz $(FUZZTIME)
 
 bench: packages
 	go test -run '^$$' -bench . ./...

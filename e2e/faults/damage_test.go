@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/e2e/lab"
+	"github.com/fairlead/fairlead/e2e/lab/labtest"
 	"github.com/fairlead/fairlead/e2e/traffic"
 )
 
@@ -109,6 +112,78 @@ func detach(folder string) func(t *testing.T, n *lab.Node) {
 			_ = l.Close()
 		}
 	}
+}
+
+// newsLost has more happen to a node than the sockets hold by which its programs are
+// told, while these stand still; and among all that others remove what is ours. It is
+// mended all the same.
+func (c cluster) newsLost(t *testing.T) {
+	node := c.Nodes[0]
+	lost := newsDropped(t, node)
+	had := c.programmed(t)
+	goOn := suspend(t, node)
+	run(`
+		ip link add crowd type veth peer name crowd-peer
+		for i in $(seq 1500); do echo "link set crowd mtu $((1000 + i))"; echo "route add 198.18.0.1/32 dev lo table $((1000 + i))"; done | ip -batch -
+		{ echo 'add table inet crowd; add chain inet crowd crowd'; for i in $(seq 3000); do echo 'add rule inet crowd crowd counter'; done; } | nft -f -
+		ip route flush proto 250; ip -6 route flush proto 250
+		nft delete table ip fairlead-node; nft delete table ip6 fairlead-node`)(t, node)
+	if c.mode == "ebpf" {
+		detach("packet")(t, node)
+	} else {
+		run("iptables -t nat -F FAIRLEAD-SERVICES")(t, node)
+	}
+	goOn()
+	if newsDropped(t, node) == lost {
+		t.Error("no news was lost: this test proves nothing")
+	}
+	took := eventually(t, func() error {
+		if has := c.programmed(t); has < had {
+			return fmt.Errorf("the proxy has programmed %d things of %d", has, had)
+		}
+		_, err := node.Output(t.Context(), "sh", "-ec", "nft list table ip fairlead-node; nft list table ip6 fairlead-node; ip route show proto 250 | grep .; ip -6 route show proto 250 | grep .")
+		return err
+	})
+	t.Logf("all is mended after %s", took.Round(time.Millisecond))
+	tr := traffic.Start(t, c.sources...)
+	tr.End(t, "")
+	run(`nft delete table inet crowd; ip link delete crowd
+		for i in $(seq 1500); do echo "route flush table $((1000 + i))"; done | ip -batch -`)(t, node)
+}
+
+// programmed counts what the first node's proxy has at links, or as rules of the chain
+// to which all are led that may be for a Service.
+func (c cluster) programmed(t *testing.T) int {
+	t.Helper()
+	if c.mode == "ebpf" {
+		packets, _ := labtest.Attached(t, c.Nodes[0])
+		return packets
+	}
+	rules, err := c.Nodes[0].Output(t.Context(), "iptables", "-t", "nat", "-S", "FAIRLEAD-SERVICES")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(rules, "\n")
+}
+
+// newsDropped counts the messages of the kernel for which a socket in a node's namespace
+// had no room: the column Drops.
+func newsDropped(t *testing.T, n *lab.Node) (sum int) {
+	t.Helper()
+	text, err := n.Output(t.Context(), "cat", "/proc/net/netlink")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, sockets, _ := strings.Cut(text, "\n")
+	at := slices.Index(strings.Fields(names), "Drops")
+	for socket := range strings.Lines(sockets) {
+		drops, err := strconv.Atoi(strings.Fields(socket)[at])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += drops
+	}
+	return sum
 }
 
 func (c cluster) damage(t *testing.T, d damage) {

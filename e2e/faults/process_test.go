@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,28 +18,58 @@ import (
 	"github.com/fairlead/fairlead/e2e/traffic"
 )
 
-// suspended has a proxy stand still, as a debugger or a frozen cgroup does it, while
-// an endpoint goes. Nobody notices, and when it goes on it does what it has missed.
+// suspended has a node's programs stand still, as a debugger or a frozen cgroup does it,
+// while an endpoint and a node come. Nobody notices, and when they go on they do what
+// they have missed.
 func (c cluster) suspended(t *testing.T) {
+	node := c.Nodes[0]
 	tr := traffic.Start(t, c.sources...)
-	proxy := c.State().Nodes[0].Proxy
-	if err := unix.Kill(proxy.PID, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	late := labtest.AddPod(t, c.Lab, c.Nodes[0], "late")
+	goOn := suspend(t, node)
+	late := labtest.AddPod(t, c.Lab, node, "late")
 	if err := c.Apply(lab.Slices(c.Service, append(c.Web, late)...)...); err != nil {
 		t.Fatal(err)
 	}
+	write(t, node, "late.yaml", nodesText(1))
 	time.Sleep(size(time.Second, time.Minute))
-	if err := unix.Kill(proxy.PID, unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	goOn()
 	c.awaitAnswer(t, "late")
+	c.awaitRoute(t, true)
+	write(t, node, "late.yaml", "")
+	c.awaitRoute(t, false)
 	tr.GoOn(t, "")
 	tr.End(t, "")
 	if err := c.Apply(lab.Slices(c.Service, c.Web...)...); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// suspend has both programs of a node stand still until goOn is called.
+func suspend(t *testing.T, n *lab.Node) (goOn func()) {
+	t.Helper()
+	pids := []int{n.ProxyProcess().PID, n.AgentProcess().PID}
+	signal := func(s unix.Signal) {
+		t.Helper()
+		for _, pid := range pids {
+			if err := unix.Kill(pid, s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	signal(unix.SIGSTOP)
+	return func() { t.Helper(); signal(unix.SIGCONT) }
+}
+
+// awaitRoute waits until the first node has the route to the first of nodesText, or has
+// it no more.
+func (c cluster) awaitRoute(t *testing.T, wanted bool) {
+	t.Helper()
+	eventually(t, func() error {
+		out, err := c.Nodes[0].Output(t.Context(), "ip", "route", "show", "10.100.0.0/24")
+		if err == nil && (out != "") != wanted {
+			err = fmt.Errorf("the route to a node is %q, wanted: %v", out, wanted)
+		}
+		return err
+	})
 }
 
 // awaitAnswer waits until a pod is among those that answer for the Service.
@@ -69,7 +100,11 @@ func TestIPTablesFails(t *testing.T) {
 	}{
 		{"fails", func(t *testing.T) func() { return breakRestore(t, dir, "exit 4") }, "sync failed, will be tried again"},
 		{"hangs", func(t *testing.T) func() {
-			return breakRestore(t, dir, "echo $$ >>"+dir+"/hung; exec sleep 3600")
+			mend := breakRestore(t, dir, "echo $$ >>"+dir+"/hung; exec sleep 3600")
+			return func() {
+				c.awaitHung(t)
+				mend()
+			}
 		}, ""},
 		{"locked", func(t *testing.T) func() { return holdLock(t, node) }, ""},
 	} {
@@ -91,6 +126,22 @@ func TestIPTablesFails(t *testing.T) {
 		})
 	}
 	tr.End(t, "")
+}
+
+// awaitHung waits, at the whole size, until the proxy has ended what hangs. Else whoever
+// mends it does that.
+func (c cluster) awaitHung(t *testing.T) {
+	t.Helper()
+	if !*full {
+		return
+	}
+	took := eventually(t, func() error {
+		if n := metric(t, c.Nodes[0], proxyMetrics, `fairlead_iptables_hung_total{ip_family="IPv4"}`); n == 0 {
+			return errors.New("no iptables-restore that hangs was ended")
+		}
+		return nil
+	})
+	t.Logf("the one that hung was ended after %s more", took.Round(time.Second))
 }
 
 // wrapIPTables has the proxies find commands in a folder, which are the machine's own

@@ -1,9 +1,11 @@
 package faults
 
 import (
+	"flag"
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 
@@ -12,14 +14,19 @@ import (
 	"github.com/fairlead/fairlead/e2e/traffic"
 )
 
+var updates = flag.Int("updates", 10, "with -full, how often all pods of a Deployment are replaced in each mode")
+
 // rollingUpdate has all pods of a Deployment replaced, again and again, as its
 // controller and the kubelet do it, while connections are made all the time: none
 // fails.
 func (c cluster) rollingUpdate(t *testing.T) {
 	d := newDeployment(t, c, size(3, 50))
-	tr := traffic.StartNew(t, d.sources...)
-	for range size(1, 10) {
+	const perSecond = 500
+	tr := traffic.StartNew(t, perSecond, d.sources...)
+	for i := range size(1, *updates) {
+		began := time.Now()
 		d.update(t, tr)
+		t.Logf("update %d of %d pods took %s", i+1, len(d.pods), time.Since(began).Round(time.Millisecond))
 	}
 	tr.GoOn(t, "")
 	tr.End(t, "")

@@ -14,9 +14,34 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead/fairlead/e2e/lab"
 	"github.com/fairlead/fairlead/e2e/traffic"
 )
+
+// TestScale has more of everything than most clusters have, with each way to program
+// the kernel.
+func TestScale(t *testing.T) {
+	for _, tt := range []struct {
+		name, mode string
+		flags      []string
+	}{
+		{"iptables-nft", "iptables", []string{"--iptables-variant", "nft"}},
+		{"iptables-legacy", "iptables", []string{"--iptables-variant", "legacy"}},
+		{"ebpf", "ebpf", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCluster(t, 2, tt.mode)
+			for _, n := range c.Nodes {
+				c.Restart(t, n, unix.SIGTERM, tt.mode, tt.flags...)
+			}
+			t.Run("many endpoints", c.manyEndpoints)
+			t.Run("Services remade", c.servicesRemade)
+			t.Run("many nodes", c.manyNodes)
+		})
+	}
+}
 
 // manyEndpoints has a Service with more endpoints than one slice holds: each gets a
 // connection in turn.
@@ -140,19 +165,10 @@ func (c cluster) manyNodes(t *testing.T) {
 	count := size(200, 5000)
 	const metricOfRoutes = "fairlead_node_routes_programmed"
 	before := metric(t, c.Nodes[0], lab.AgentMetrics, metricOfRoutes)
-	var all strings.Builder
-	for i := range count {
-		fmt.Fprintf(&all, "---\napiVersion: v1\nkind: Node\nmetadata: {name: n%d}\nspec: {podCIDR: 10.%d.%d.0/24, podCIDRs: [10.%[2]d.%d.0/24]}\n"+
-			"status: {addresses: [{type: InternalIP, address: 172.20.%[4]d.%d}]}\n", i, 100+i>>8, i&255, i>>8, i&255)
-	}
 	tr := traffic.Start(t, c.sources...)
 	for _, want := range []int{count, 0} {
-		text := all.String()
-		if want == 0 {
-			text = ""
-		}
 		for _, n := range c.Nodes {
-			write(t, n, "nodes.yaml", text)
+			write(t, n, "nodes.yaml", nodesText(want))
 		}
 		took := eventually(t, func() error {
 			got := metric(t, c.Nodes[0], lab.AgentMetrics, metricOfRoutes)
@@ -165,6 +181,16 @@ func (c cluster) manyNodes(t *testing.T) {
 	}
 	tr.GoOn(t, "")
 	tr.End(t, "")
+}
+
+// nodesText are so many nodes, of which the first one's pods are 10.100.0.0/24.
+func nodesText(count int) string {
+	var all strings.Builder
+	for i := range count {
+		fmt.Fprintf(&all, "---\napiVersion: v1\nkind: Node\nmetadata: {name: n%d}\nspec: {podCIDR: 10.%d.%d.0/24, podCIDRs: [10.%[2]d.%d.0/24]}\n"+
+			"status: {addresses: [{type: InternalIP, address: 172.20.%[4]d.%d}]}\n", i, 100+i>>8, i&255, i>>8, i&255)
+	}
+	return all.String()
 }
 
 func service(name, ip string, port int) string {

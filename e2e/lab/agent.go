@@ -83,6 +83,9 @@ func (n *Node) AgentLog() (string, error) {
 	return string(text), err
 }
 
+// AgentProcess is the node's fairlead node, the zero Process if there is none.
+func (n *Node) AgentProcess() Process { return n.agent.process() }
+
 // RestartAgent kills the node's fairlead node, as running out of memory would,
 // and starts another one.
 func (l *Lab) RestartAgent(n *Node) error {

@@ -70,6 +70,13 @@ type child struct {
 	err  error         // how it ended; to be read after done
 }
 
+func (c *child) process() Process {
+	if c == nil {
+		return Process{}
+	}
+	return c.Process
+}
+
 // start runs cmd inside the namespace, its standard error (and its standard
 // output, if cmd has none) going to the file log. The process has a session of
 // its own, so that a Ctrl-C at the terminal reaches the lab alone, which then

@@ -54,6 +54,9 @@ func (n *Node) startProxy(opts Options, flags ...string) error {
 	return err
 }
 
+// ProxyProcess is the node's proxy, the zero Process if there is none.
+func (n *Node) ProxyProcess() Process { return n.proxy.process() }
+
 // ProxyLog is what the node's proxy has logged.
 func (n *Node) ProxyLog() (string, error) {
 	text, err := os.ReadFile(n.proxy.log)

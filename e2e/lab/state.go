@@ -72,9 +72,7 @@ func (l *Lab) State() State {
 	s := State{ID: l.ID, Owner: l.owner, Mode: l.opts.Mode}
 	for _, n := range l.Nodes {
 		node := NodeState{Name: n.Name, Addresses: n.Addrs}
-		if n.proxy != nil {
-			node.Proxy = n.proxy.Process
-		}
+		node.Proxy = n.ProxyProcess()
 		s.Nodes = append(s.Nodes, node)
 	}
 	for _, p := range l.pods {

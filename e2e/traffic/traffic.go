@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,8 +30,9 @@ type Source struct {
 
 // Traffic is connections that last, and others that are made all the time.
 type Traffic struct {
-	stop context.CancelFunc
-	all  sync.WaitGroup
+	stop  context.CancelFunc
+	all   sync.WaitGroup
+	began time.Time
 
 	mu     sync.Mutex // guards what follows, which is kind of connection → …
 	asked  map[string]int
@@ -45,15 +47,15 @@ const (
 	slow     = time.Second
 )
 
-// pause is between two requests of one client.
-const pause = 5 * time.Millisecond
+// pause is between two requests of one client, if it is not told how many it is to make.
+const pause = 10 * time.Millisecond
 
 // Start has every source ask everybody: on a connection that lasts, and on new ones,
 // one after the other. It returns when all have been answered.
 func Start(t testing.TB, sources ...Source) *Traffic {
 	t.Helper()
 	tr := begin(t)
-	ctx := tr.newly(t, sources)
+	ctx := tr.newly(t, 0, sources)
 	for _, from := range sources {
 		for _, to := range from.To {
 			lasting := newSession(t, from.NS, to)
@@ -65,16 +67,22 @@ func Start(t testing.TB, sources ...Source) *Traffic {
 }
 
 // StartNew is Start without connections that last: backends go that these would have.
-func StartNew(t testing.TB, sources ...Source) *Traffic {
+// It makes so many connections a second in all, or fewer if answers do not come in time:
+// End says how many there were.
+func StartNew(t testing.TB, perSecond int, sources ...Source) *Traffic {
 	t.Helper()
+	kinds := 0
+	for _, from := range sources {
+		kinds += len(from.To)
+	}
 	tr := begin(t)
-	tr.newly(t, sources)
+	tr.newly(t, time.Duration(kinds)*time.Second/time.Duration(perSecond), sources)
 	tr.GoOn(t, "")
 	return tr
 }
 
 func begin(t testing.TB) *Traffic {
-	tr := &Traffic{asked: map[string]int{}, failed: map[string][]string{}, late: map[string]int{}}
+	tr := &Traffic{began: time.Now(), asked: map[string]int{}, failed: map[string][]string{}, late: map[string]int{}}
 	t.Cleanup(func() { // of a test that ends early
 		tr.stop()
 		tr.all.Wait()
@@ -82,12 +90,13 @@ func begin(t testing.TB) *Traffic {
 	return tr
 }
 
-func (tr *Traffic) newly(t testing.TB, sources []Source) context.Context {
+// newly has each source begin to connect to everybody, each every so often.
+func (tr *Traffic) newly(t testing.TB, every time.Duration, sources []Source) context.Context {
 	ctx, stop := context.WithCancel(t.Context())
 	tr.stop = stop
 	for _, from := range sources {
 		for _, to := range from.To {
-			tr.all.Go(func() { tr.open(ctx, kind(from, to)+" new", from.NS, to) })
+			tr.all.Go(func() { tr.openIn(ctx, from, to, every) })
 		}
 	}
 	return ctx
@@ -101,19 +110,15 @@ func newSession(t testing.TB, ns *netns.NS, to echo.Endpoint) *echo.Session {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	session, err := open(ctx, ns, to)
+	var session *echo.Session
+	err := ns.Do(func() (err error) {
+		session, err = echo.Open(ctx, to.Network, netip.AddrPort{}, to.Addr)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return session
-}
-
-func open(ctx context.Context, ns *netns.NS, to echo.Endpoint) (session *echo.Session, err error) {
-	err = ns.Do(func() error {
-		session, err = echo.Open(ctx, to.Network, netip.AddrPort{}, to.Addr)
-		return err
-	})
-	return session, err
 }
 
 // last asks on one connection, which has one backend.
@@ -139,31 +144,52 @@ func (tr *Traffic) last(ctx context.Context, kind string, session *echo.Session)
 	}
 }
 
-// open makes connections, one after the other.
-func (tr *Traffic) open(ctx context.Context, kind string, ns *netns.NS, to echo.Endpoint) {
+// openIn is open on one thread, which stays in the namespace (and the cgroup): to go
+// there for each connection takes longer than the connection.
+func (tr *Traffic) openIn(ctx context.Context, from Source, to echo.Endpoint, every time.Duration) {
+	kind := kind(from, to) + " new"
+	err := from.NS.Do(func() error {
+		tr.open(ctx, kind, to, every)
+		return nil
+	})
+	if err != nil {
+		tr.note(kind, 0, err)
+	}
+}
+
+// open makes connections, one after the other: one every so often, as far as the answers
+// allow, and if every is 0 one pause after the other.
+func (tr *Traffic) open(ctx context.Context, kind string, to echo.Endpoint, every time.Duration) {
+	next := time.Now().Add(rand.N(max(every, 1))) // not all of them at once
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := ask(context.WithoutCancel(ctx), ns, to)
+		err := ask(context.WithoutCancel(ctx), to)
 		tr.note(kind, time.Since(began), err)
-		time.Sleep(pause)
+		next = next.Add(every)
+		if now := time.Now(); every == 0 {
+			next = now.Add(pause)
+		} else if next.Before(now) {
+			next = now // what was missed is not made up for
+		}
+		time.Sleep(time.Until(next))
 	}
 }
 
 // ask makes a connection and asks once. A UDP socket that the proxy has ended, because
 // its backend is gone, is to be made anew: no datagram was lost.
-func ask(ctx context.Context, ns *netns.NS, to echo.Endpoint) error {
+func ask(ctx context.Context, to echo.Endpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		err := askOnce(ctx, ns, to)
+		err := askOnce(ctx, to)
 		if to.Network != "udp" || !echo.Ended(err) {
 			return err
 		}
 	}
 }
 
-func askOnce(ctx context.Context, ns *netns.NS, to echo.Endpoint) error {
-	session, err := open(ctx, ns, to)
+func askOnce(ctx context.Context, to echo.Endpoint) error {
+	session, err := echo.Open(ctx, to.Network, netip.AddrPort{}, to.Addr)
 	if err != nil {
 		return err
 	}
@@ -217,7 +243,7 @@ func (tr *Traffic) End(t testing.TB, left string) {
 	t.Helper()
 	tr.stop()
 	tr.all.Wait()
-	total := 0
+	took, total := time.Since(tr.began), 0
 	for _, kind := range slices.Sorted(maps.Keys(tr.asked)) {
 		total += tr.asked[kind]
 		if failed := tr.failed[kind]; len(failed) > 0 {
@@ -231,5 +257,5 @@ func (tr *Traffic) End(t testing.TB, left string) {
 			t.Logf("%s: %d of %d took %s or longer", kind, n, tr.asked[kind], slow)
 		}
 	}
-	t.Logf("%d answers", total)
+	t.Logf("%d answers, %.0f a second", total, float64(total)/took.Seconds())
 }
