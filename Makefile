@@ -83,7 +83,7 @@ bench: packages
 # The data paths beside each other, and the page of docs that says so.
 CANDIDATES := direct,iptables-legacy,iptables-nft,ebpf
 bench-docs: packages build
-	bin/fairlead-lab bench --candidates $(CANDIDATES) --out bin/bench
+	bin/fairlead-lab bench --suite full --candidates $(CANDIDATES) $(BENCH_FLAGS) --out bin/bench
 	cp bin/bench/report.md docs/bench.md
 
 lint:

@@ -54,12 +54,12 @@ type DataPath struct {
 	programs bpfPrograms
 	// Variables of the programs, see LookOn and StandBy.
 	lookedAtUntil, standsBy *ebpf.Variable
-	links         *links
-	watchers      watchers
-	maps          map[string]*ebpf.Map // all that outlive a program
-	fresh         map[string]bool      // those that were made anew
-	old           map[string]*ebpf.Map // in the place of which they were made
-	specs         map[string]*ebpf.MapSpec
+	links                   *links
+	watchers                watchers
+	maps                    map[string]*ebpf.Map // all that outlive a program
+	fresh                   map[string]bool      // those that were made anew
+	old                     map[string]*ebpf.Map // in the place of which they were made
+	specs                   map[string]*ebpf.MapSpec
 }
 
 // Maps are those that user space fills or reads.

@@ -3,15 +3,10 @@ package bench
 import (
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"github.com/fairlead/fairlead/e2e/lab"
-	"github.com/fairlead/fairlead/e2e/netns"
 )
 
 // RoutesOptions is how to measure one TCP stream between pods of two nodes.
@@ -60,17 +55,14 @@ func Routes(ctx context.Context, opts RoutesOptions) (RoutesReport, error) {
 		return report, err
 	}
 	defer func() { _ = l.Close() }()
-	streams, err := openStreams(ctx, l)
-	for _, s := range streams {
-		defer s.close()
-	}
+	paths, err := layPaths(ctx, l)
 	if err != nil {
 		return report, err
 	}
 	var candidates []Candidate
-	for _, s := range streams {
-		candidates = append(candidates, Candidate{Name: s.name, Slice: func(ctx context.Context) (Sample, error) {
-			rate, err := s.rate(ctx, opts.Slice)
+	for _, p := range paths {
+		candidates = append(candidates, Candidate{Name: p.name, Slice: func(ctx context.Context) (Sample, error) {
+			rate, err := p.rate(ctx, opts.Slice)
 			return Sample{throughput: {rate}}, err
 		}})
 	}
@@ -82,14 +74,14 @@ func Routes(ctx context.Context, opts RoutesOptions) (RoutesReport, error) {
 		return report, err
 	}
 	report.Blocks, report.Discarded = result.Blocks, result.Discarded
-	report.compare(comparison{result, random}, streams)
+	report.compare(comparison{result, random}, paths)
 	return report, nil
 }
 
 // compare makes the figures.
-func (r *RoutesReport) compare(c comparison, streams []*byteStream) {
-	for _, s := range streams {
-		r.Rates[s.name] = c.result.Series(s.name, throughput).Quantile(0.5)
+func (r *RoutesReport) compare(c comparison, paths []path) {
+	for _, p := range paths {
+		r.Rates[p.name] = c.result.Series(p.name, throughput).Quantile(0.5)
 	}
 	for _, family := range []string{IPv4, IPv6} {
 		beside := func(way string) Figure {
@@ -102,15 +94,8 @@ func (r *RoutesReport) compare(c comparison, streams []*byteStream) {
 	}
 }
 
-// byteStream is a TCP connection between two pods, whose far end counts what comes.
-type byteStream struct {
-	name string
-	conn *net.TCPConn
-	came *atomic.Int64
-}
-
-// openStreams makes the pods and opens all streams.
-func openStreams(ctx context.Context, l *lab.Lab) ([]*byteStream, error) {
+// layPaths makes the pods at the ends of all paths.
+func layPaths(ctx context.Context, l *lab.Lab) ([]path, error) {
 	bare, err := l.AddBarePath()
 	if err != nil {
 		return nil, err
@@ -123,96 +108,17 @@ func openStreams(ctx context.Context, l *lab.Lab) ([]*byteStream, error) {
 		}
 		pods = append(pods, pod)
 	}
-	var streams []*byteStream
+	var paths []path
 	for i, family := range []string{IPv4, IPv6} {
-		for _, way := range []struct {
-			name     string
-			from, to *netns.NS
-			src, dst netip.Addr
-		}{
+		for _, p := range []path{
 			{bareWay, bare[0].NS(), bare[1].NS(), bare[0].Addrs[i], bare[1].Addrs[i]},
 			{twinWay, bare[0].NS(), bare[1].NS(), bare[0].Addrs[i], bare[1].Addrs[i]},
 			{directWay, pods[0].NS(), pods[1].NS(), pods[0].Addrs[i], pods[1].Addrs[i]},
 			{vxlanWay, pods[0].NS(), pods[2].NS(), pods[0].Addrs[i], pods[2].Addrs[i]},
 		} {
-			s, err := openStream(ctx, way.from, way.to, way.src, way.dst)
-			if err != nil {
-				return streams, fmt.Errorf("open stream %s, %s: %w", way.name, family, err)
-			}
-			s.name = way.name + " " + family
-			streams = append(streams, s)
+			p.name += " " + family
+			paths = append(paths, p)
 		}
 	}
-	return streams, nil
-}
-
-// openStream connects src with dst. That the receiver sees src is looked at: a way that
-// hides who sends is none.
-func openStream(ctx context.Context, from, to *netns.NS, src, dst netip.Addr) (*byteStream, error) {
-	var l *net.TCPListener
-	err := to.Do(func() (err error) {
-		l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(dst, 0)))
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = l.Close() }()
-	s := &byteStream{came: &atomic.Int64{}}
-	err = from.Do(func() (err error) {
-		s.conn, err = new(net.Dialer).DialTCP(ctx, "tcp", netip.AddrPort{}, l.Addr().(*net.TCPAddr).AddrPort())
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	far, err := l.AcceptTCP()
-	if err != nil {
-		s.close()
-		return nil, err
-	}
-	if saw := far.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap(); saw != src {
-		s.close()
-		_ = far.Close()
-		return nil, fmt.Errorf("%s saw %s instead of %s", dst, saw, src)
-	}
-	go s.swallow(far)
-	return s, nil
-}
-
-func (s *byteStream) swallow(far *net.TCPConn) {
-	defer func() { _ = far.Close() }()
-	for buf := make([]byte, 256<<10); ; {
-		n, err := far.Read(buf)
-		s.came.Add(int64(n))
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (s *byteStream) close() { _ = s.conn.Close() }
-
-// rate sends for a while and returns 10^9 bits a second, as they came.
-func (s *byteStream) rate(ctx context.Context, d time.Duration) (float64, error) {
-	buf := make([]byte, 256<<10)
-	before, began := s.came.Load(), time.Now()
-	sent := before
-	for time.Since(began) < d {
-		n, err := s.conn.Write(buf)
-		sent += int64(n)
-		if err != nil {
-			return 0, err
-		}
-	}
-	for s.came.Load() < sent { // nothing of this slice is to be there in the next one
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		if time.Since(began) > d+time.Minute {
-			return 0, io.ErrNoProgress
-		}
-		time.Sleep(50 * time.Microsecond)
-	}
-	return 8 * float64(sent-before) / time.Since(began).Seconds() / 1e9, nil
+	return paths, nil
 }

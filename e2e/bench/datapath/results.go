@@ -3,6 +3,7 @@ package datapath
 import (
 	"bufio"
 	"context"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"os"
@@ -250,7 +251,12 @@ func versionOf(ctx context.Context, o Options, candidate string) string {
 	case Direct:
 		return "no proxy, no netfilter"
 	case KubeProxyIptables, KubeProxyNftables:
-		return say(o.KubeProxy, "--version")
+		version := say(o.KubeProxy, "--version")
+		// Who builds Kubernetes as a module has this placeholder of git-archive(1).
+		if info, err := buildinfo.ReadFile(o.KubeProxy); err == nil && strings.Contains(version, "$Format") {
+			return "Kubernetes " + info.Main.Version
+		}
+		return version
 	case EBPF:
 		return fairlead
 	}

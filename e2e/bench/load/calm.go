@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// calm keeps the calling goroutine on one thread, on the last processor that this
+// Calm keeps the calling goroutine on one thread, on the last processor that this
 // process may use, before all others there. Client and server do the same, and so
 // take turns: whether two processes share a processor makes more of a difference
 // than any proxy, and where the scheduler puts them is chance.
-func calm() error {
+func Calm() error {
 	runtime.LockOSThread()
 	var may, last unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &may); err != nil {

@@ -54,7 +54,7 @@ func Obey(ctx context.Context, in io.Reader, out io.Writer) error {
 		defer close(orders)
 		failed <- read(in, orders)
 	}()
-	if err := calm(); err != nil {
+	if err := Calm(); err != nil {
 		return err
 	}
 	encoder := json.NewEncoder(out)

@@ -111,7 +111,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		group.Go(func() error { return slow.Serve(ctx) })
 	}
 	group.Go(func() error {
-		if err := calm(); err != nil {
+		if err := Calm(); err != nil {
 			return err
 		}
 		for ctx.Err() == nil {

@@ -123,10 +123,9 @@ func cell(m datapath.Measure, row datapath.Row) string {
 	return fmt.Sprintf("%.4g %s (%.4g to %.4g)", row.Median.Estimate, m.Unit, row.Median.Low, row.Median.High)
 }
 
-// busy says that more programs wanted to run than there are processors.
-func busy(m datapath.Machine) bool {
-	return max(m.LoadBefore[0], m.LoadAfter[0]) > float64(m.CPUs)
-}
+// busy says that more programs wanted to run than there are processors. Afterwards most of
+// the load is the run's own.
+func busy(m datapath.Machine) bool { return m.LoadBefore[0] > float64(m.CPUs) }
 
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
