@@ -59,6 +59,13 @@ func StartFairlead(ns *netns.NS, program, config, variant, dir string) (*Process
 	return startProxy(ns, config, dir, program, append([]string{"proxy", "--iptables-variant", variant}, Alone(dir)...)...)
 }
 
+// StartFairleadEBPF runs it in mode ebpf, for the sockets of a cgroup. What it pins is
+// below dir, and stays.
+func StartFairleadEBPF(ns *netns.NS, program, config, cgroup, dir string) (*Process, error) {
+	flags := append(Alone(dir), "--mode", "ebpf", "--cgroup-root", cgroup)
+	return startProxy(ns, config, dir, program, append([]string{"proxy"}, flags...)...)
+}
+
 // Alone are flags for a 'fairlead proxy' in mode iptables that has nothing to do with
 // others on the machine. A proxy in this mode removes what mode ebpf left: that is to be
 // looked for below dir.
