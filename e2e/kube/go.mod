@@ -9,7 +9,6 @@ tool (
 )
 
 require (
-	github.com/containernetworking/cni v1.3.1
 	github.com/fairlead/fairlead v0.0.0
 	github.com/google/go-cmp v0.7.0
 	golang.org/x/sync v0.24.0
@@ -30,6 +29,8 @@ require (
 	github.com/blang/semver/v4 v4.0.0 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/cilium/ebpf v0.22.0 // indirect
+	github.com/containernetworking/cni v1.3.1 // indirect
+	github.com/coreos/go-iptables v0.8.0 // indirect
 	github.com/cpuguy83/go-md2man/v2 v2.0.6 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
 	github.com/emicklei/go-restful/v3 v3.13.0 // indirect

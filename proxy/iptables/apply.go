@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
 
 	"github.com/fairlead/fairlead/cni/host/command"
 	"github.com/fairlead/fairlead/cni/host/sysctl"
@@ -17,7 +20,10 @@ import (
 
 // lockWait is how many seconds iptables waits for another program that holds the
 // xtables lock.
-const lockWait = "10"
+const lockWait = 10
+
+// waits are the arguments that say so.
+var waits = []string{"-w", strconv.Itoa(lockWait)}
 
 // A command that has not ended after patience, and perRule for each rule that it may
 // have to look at, hangs. With 10,000 Services iptables-nft-restore takes 0.03 ms a
@@ -36,6 +42,7 @@ func (t tool) within(rules int) time.Duration {
 
 // tool is the commands that read and write one family's rules.
 type tool struct {
+	ipt                      *goiptables.IPTables // for what is asked at the start
 	cmd, saveCmd, restoreCmd string
 	version                  string        // as for people: "ip6tables 1.8.9"
 	nft                      bool          // the rules are in nf_tables
@@ -48,9 +55,9 @@ type tool struct {
 // newFamily finds the commands of a family and looks whether the kernel has the
 // tables.
 func newFamily(config Config, ipv6 bool) (*family, error) {
-	name := "iptables"
+	name, protocol := "iptables", goiptables.ProtocolIPv4
 	if ipv6 {
-		name = "ip6tables"
+		name, protocol = "ip6tables", goiptables.ProtocolIPv6
 	}
 	switch config.Variant {
 	case "":
@@ -63,23 +70,29 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find iptables: %w (on Debian: apt-get install iptables)", err)
 	}
-	v, err := versionOf(path)
+	ipt, err := goiptables.New(goiptables.IPFamily(protocol), goiptables.Path(path), goiptables.Timeout(lockWait))
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for its version: %w", path, err)
+	}
+	nft, err := isNFT(path)
 	if err != nil {
 		return nil, err
 	}
+	major, minor, patch := ipt.GetIptablesVersion()
 	f := &family{
 		ipv6: ipv6,
 		opts: Options{
 			MasqueradeMark: config.MasqueradeMark,
-			RandomFully:    v.atLeast(1, 6, 2),
+			RandomFully:    ipt.HasRandomFully(),
 			Node:           config.Node,
 		},
 		tool: tool{
+			ipt:        ipt,
 			cmd:        path,
 			saveCmd:    path + "-save",
 			restoreCmd: path + "-restore",
-			version:    name + " " + v.String(),
-			nft:        v.nft,
+			version:    fmt.Sprintf("%s %d.%d.%d", name, major, minor, patch),
+			nft:        nft,
 			patience:   patience,
 		},
 	}
@@ -98,6 +111,16 @@ func newFamily(config Config, ipv6 bool) (*family, error) {
 	return f, err
 }
 
+// isNFT says which variant a command is of, which iptables tells with its version:
+// "iptables v1.8.9 (nf_tables)".
+func isNFT(path string) (bool, error) {
+	out, err := command.Command{Name: path, Args: []string{"--version"}, Within: patience}.Run(context.Background())
+	if err != nil {
+		return false, fmt.Errorf("ask iptables for its version: %w", err)
+	}
+	return bytes.Contains(out, []byte("nf_tables")), nil
+}
+
 // errNoTable: the kernel has not the table, and no module that makes it.
 var errNoTable = errors.New("the kernel has no such table")
 
@@ -106,7 +129,7 @@ var errNoTable = errors.New("the kernel has no such table")
 // seconds.
 func (t tool) lookForTables() error {
 	for _, table := range []string{filter, nat} {
-		_, err := t.has(table, "-S", "OUTPUT", "1")
+		_, err := t.ipt.ChainExists(table, "OUTPUT")
 		if err != nil && strings.Contains(err.Error(), "does not exist") {
 			err = errors.Join(errNoTable, err)
 		}
@@ -117,15 +140,11 @@ func (t tool) lookForTables() error {
 	return nil
 }
 
-// ask runs iptables on one chain or rule of a table.
-func (t tool) ask(table string, args ...string) ([]byte, error) {
-	args = append([]string{"-w", lockWait, "-t", table}, args...)
-	return command.Command{Name: t.cmd, Args: args, Within: t.within(manyRules)}.Run(context.Background())
-}
-
-// has says whether there is the chain or rule that ask asks for.
-func (t tool) has(table string, args ...string) (bool, error) {
-	_, err := t.ask(table, args...)
+// has says whether a chain has a rule. This is asked all the time: a command that hangs
+// is ended.
+func (t tool) has(table, chain, rule string) (bool, error) {
+	args := slices.Concat(waits, []string{"-t", table, "-C", chain}, strings.Fields(rule))
+	_, err := command.Command{Name: t.cmd, Args: args, Within: t.within(manyRules)}.Run(context.Background())
 	if command.ExitCode(err) == 1 {
 		return false, nil
 	}
@@ -144,7 +163,7 @@ const sysctlLocalnet = "net/ipv4/conf/all/route_localnet"
 
 // localnetWasOn says whether that was on before Fairlead switched it on.
 func (t tool) localnetWasOn() (bool, error) {
-	guarded, err := t.has(filter, "-S", chainLocalhost, "1")
+	guarded, err := t.ipt.ChainExists(filter, chainLocalhost)
 	if err != nil {
 		return false, fmt.Errorf("look for the guard of route_localnet: %w", err)
 	}
@@ -152,11 +171,11 @@ func (t tool) localnetWasOn() (bool, error) {
 		value, err := sysctl.Read(sysctlLocalnet)
 		return err == nil && value == "1", nil
 	}
-	rules, err := t.ask(filter, "-S", chainLocalhost)
+	rules, err := t.ipt.List(filter, chainLocalhost)
 	if err != nil {
 		return false, fmt.Errorf("read the guard of route_localnet: %w", err)
 	}
-	return bytes.Contains(rules, []byte(localnetWasOn)), nil
+	return strings.Contains(strings.Join(rules, ""), localnetWasOn), nil
 }
 
 func routeLocalnet(on bool) error {
@@ -210,7 +229,7 @@ func (t tool) restore(ctx context.Context, s script) error {
 	if t.chainsPerStep > 0 {
 		s = s.inSteps(t.chainsPerStep)
 	}
-	c := command.Command{Name: t.restoreCmd, Args: []string{"--noflush", "-w", lockWait}, Input: s.writeTo, Within: t.within(t.rules + total(s.count()))}
+	c := command.Command{Name: t.restoreCmd, Args: append([]string{"--noflush"}, waits...), Input: s.writeTo, Within: t.within(t.rules + total(s.count()))}
 	if t.witness != nil {
 		c.Started = t.witness.writes
 		defer t.witness.wrote()

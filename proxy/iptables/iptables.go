@@ -182,7 +182,7 @@ func (f *family) reached() (bool, error) {
 				continue
 			}
 			for _, rule := range rules {
-				ok, err := f.has(table, append([]string{"-C", chain}, strings.Fields(rule)...)...)
+				ok, err := f.has(table, chain, rule)
 				if err != nil {
 					return false, fmt.Errorf("look for a rule in %s %s: %w", table, chain, err)
 				}

@@ -95,7 +95,7 @@ func (f *family) tryElsewhere(needs ...need) error {
 		}
 		rules[n.table][chain] = append(rules[n.table][chain], n.rule)
 	}
-	restore := command.Command{Name: f.restoreCmd, Args: []string{"-w", lockWait}, Input: newScript(nil, rules).writeTo, Within: f.within(len(needs))}
+	restore := command.Command{Name: f.restoreCmd, Args: waits, Input: newScript(nil, rules).writeTo, Within: f.within(len(needs))}
 	return elsewhere(func() error {
 		_ = nfacct.Add(probeCounter) // where that fails so does the rule
 		_, err := restore.Run(context.Background())
