@@ -332,7 +332,8 @@ func (d *DataPath) showFormer() error {
 	if same, err := sameRows(old, d.specs[bpfMapFlows]); err != nil || !same {
 		return err
 	}
-	if err := d.Former.Put(uint32(0), old); err != nil {
+	// EINVAL: to the kernel the rows are others. Then they are carried over alone.
+	if err := d.Former.Put(uint32(0), old); err != nil && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("write to %s: %w", d.Former, err)
 	}
 	return nil

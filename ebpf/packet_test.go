@@ -403,10 +403,13 @@ func tryFlip(n *node, f family, protocol uint8) {
 // formerFlows is a table that programs have flipped from.
 func (n *node) formerFlows() *ebpf.Map {
 	n.Helper()
-	before, err := ebpf.NewMap(&ebpf.MapSpec{
-		Type: n.Flows.Type(), MaxEntries: n.Flows.MaxEntries() / 2,
-		KeySize: n.Flows.KeySize(), ValueSize: n.Flows.ValueSize(),
-	})
+	spec, err := loadBpf()
+	if err != nil {
+		n.Fatal(err)
+	}
+	flows := spec.Maps[bpfMapFlows]
+	flows.MaxEntries /= 2
+	before, err := ebpf.NewMap(flows)
 	if err != nil {
 		n.Fatal(err)
 	}
