@@ -36,8 +36,8 @@ func TestTrafficThroughRestarts(t *testing.T) {
 			tr := traffic.Start(t, traffic.Source{Name: "pod", NS: c.Client.NS(), To: c.VIPs},
 				traffic.Source{Name: "outside", NS: c.Outside(), To: outside})
 			c.Restart(t, c.Nodes[0], step.signal, step.mode, step.flags...)
-			tr.GoOn(t, "")
-			tr.End(t, "")
+			tr.GoOn(t)
+			tr.End(t)
 		})
 	}
 }

@@ -146,7 +146,7 @@ func (c cluster) newsLost(t *testing.T) {
 	})
 	t.Logf("all is mended after %s", took.Round(time.Millisecond))
 	tr := traffic.Start(t, c.sources...)
-	tr.End(t, "")
+	tr.End(t)
 	run(`nft delete table inet crowd; ip link delete crowd
 		for i in $(seq 1500); do echo "route flush table $((1000 + i))"; done | ip -batch -`)(t, node)
 }
@@ -205,7 +205,7 @@ func (c cluster) damage(t *testing.T, d damage) {
 		eventually(t, func() error { return tells(node, log, "somebody removed our rules") })
 	}
 	tr := traffic.Start(t, c.sources...)
-	tr.End(t, "")
+	tr.End(t)
 }
 
 // tells says whether a proxy's log has words that were not there before.

@@ -23,8 +23,8 @@ func (c cluster) synFlood(t *testing.T) {
 	for _, from := range c.sources {
 		flood(t, from.NS, unix.IPPROTO_TCP, first(from.To, "tcp"), size(3000, 150_000))
 	}
-	tr.GoOn(t, "")
-	tr.End(t, "")
+	tr.GoOn(t)
+	tr.End(t)
 }
 
 // tableFull has more flows begin than the table of flows holds. Those that are in
@@ -38,8 +38,8 @@ func (c cluster) tableFull(t *testing.T) {
 	c.Outside().RunT(t, "ip", "route", "replace", "blackhole", liars.String())
 	tr := traffic.Start(t, c.sources...)
 	flood(t, c.Outside(), unix.IPPROTO_UDP, first(c.sources[1].To, "udp"), size(3*flows, 150_000))
-	tr.GoOn(t, "")
-	tr.End(t, "")
+	tr.GoOn(t)
+	tr.End(t)
 }
 
 // liars are the addresses that floods come from: nobody has them.

@@ -31,8 +31,8 @@ func (c cluster) oddPackets(t *testing.T) {
 			sendOdd(t, from.NS, random, network, first(from.To, network))
 		}
 	}
-	tr.GoOn(t, "")
-	tr.End(t, "")
+	tr.GoOn(t)
+	tr.End(t)
 }
 
 func sendOdd(t *testing.T, ns *netns.NS, random *rand.Rand, network string, to netip.AddrPort) {

@@ -28,8 +28,8 @@ func (c cluster) killed(t *testing.T) {
 		time.Sleep(time.Second)
 	}
 	c.Restart(t, node, unix.SIGKILL, c.mode)
-	tr.GoOn(t, "")
-	tr.End(t, "")
+	tr.GoOn(t)
+	tr.End(t)
 	if diff := cmp.Diff(before, holdings(t, node)); diff != "" {
 		t.Errorf("of %d proxies and nodes that were killed something is left (-before +after):\n%s", times, diff)
 	}

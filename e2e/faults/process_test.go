@@ -36,8 +36,8 @@ func (c cluster) suspended(t *testing.T) {
 	c.awaitRoute(t, true)
 	write(t, node, "late.yaml", "")
 	c.awaitRoute(t, false)
-	tr.GoOn(t, "")
-	tr.End(t, "")
+	tr.GoOn(t)
+	tr.End(t)
 	if err := c.Apply(lab.Slices(c.Service, c.Web...)...); err != nil {
 		t.Fatal(err)
 	}
@@ -115,9 +115,9 @@ func TestIPTablesFails(t *testing.T) {
 			if err := c.Apply(lab.Slices(c.Service, c.Web...)...); err != nil {
 				t.Fatal(err)
 			}
-			tr.GoOn(t, "")
+			tr.GoOn(t)
 			time.Sleep(size(time.Second, 12*time.Second)) // longer than iptables waits for the lock
-			tr.GoOn(t, "")
+			tr.GoOn(t)
 			mend()
 			c.awaitAnswer(t, name)
 			if log, err := node.ProxyLog(); err != nil || !strings.Contains(log, tt.says) {
@@ -125,7 +125,7 @@ func TestIPTablesFails(t *testing.T) {
 			}
 		})
 	}
-	tr.End(t, "")
+	tr.End(t)
 }
 
 // awaitHung waits, at the whole size, until the proxy has ended what hangs. Else whoever

@@ -28,8 +28,8 @@ func (c cluster) rollingUpdate(t *testing.T) {
 		d.update(t, tr)
 		t.Logf("update %d of %d pods took %s", i+1, len(d.pods), time.Since(began).Round(time.Millisecond))
 	}
-	tr.GoOn(t, "")
-	tr.End(t, "")
+	tr.GoOn(t)
+	tr.End(t)
 }
 
 // deployment is the pods of the cluster's Service.
@@ -106,7 +106,7 @@ func (d *deployment) update(t *testing.T, tr *traffic.Traffic) {
 		d.publish(t)
 		d.leaving, d.pods = d.pods[:n], d.pods[n:]
 		d.publish(t)
-		tr.GoOn(t, "")
+		tr.GoOn(t)
 		gone := d.leaving
 		d.leaving = nil
 		for _, p := range gone {

@@ -64,8 +64,8 @@ func (c cluster) manyEndpoints(t *testing.T) {
 	if len(got) != count {
 		t.Errorf("%d connections went to %d endpoints of %d", count, len(got), count)
 	}
-	tr.GoOn(t, "")
-	tr.End(t, "")
+	tr.GoOn(t)
+	tr.End(t)
 	write(t, c.Nodes[0], "many.yaml", "")
 }
 
@@ -142,8 +142,8 @@ func (c cluster) servicesRemade(t *testing.T) {
 		write(t, node, "crowd.yaml", "")
 		await(0)
 	}
-	tr.GoOn(t, "")
-	tr.End(t, "")
+	tr.GoOn(t)
+	tr.End(t)
 }
 
 func (c cluster) awaitMetric(t *testing.T, name string, want int) time.Duration {
@@ -179,8 +179,8 @@ func (c cluster) manyNodes(t *testing.T) {
 		})
 		t.Logf("%d more nodes after %s", want, took.Round(time.Millisecond))
 	}
-	tr.GoOn(t, "")
-	tr.End(t, "")
+	tr.GoOn(t)
+	tr.End(t)
 }
 
 // nodesText are so many nodes, of which the first one's pods are 10.100.0.0/24.

@@ -43,8 +43,8 @@ func TestSoak(t *testing.T) {
 				s.step(t)
 			}
 			s.tidy(t)
-			tr.GoOn(t, "")
-			tr.End(t, "")
+			tr.GoOn(t)
+			tr.End(t)
 			s.compare(t, before)
 		})
 	}

@@ -100,7 +100,7 @@ func (m *migration) run(t *testing.T) {
 	m.isFull(t, m.theirs)
 	m.talk(t, "back-0", "new-0")
 	for _, load := range m.loads {
-		load.End(t, "")
+		load.End(t)
 	}
 	for _, s := range m.streams {
 		t.Log(s.End(t), "datagrams")

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,7 +61,7 @@ func Start(t testing.TB, sources ...Source) *Traffic {
 			tr.all.Go(func() { tr.last(ctx, kind(from, to)+" lasting", lasting) })
 		}
 	}
-	tr.GoOn(t, "")
+	tr.GoOn(t)
 	return tr
 }
 
@@ -77,7 +76,7 @@ func StartNew(t testing.TB, perSecond int, sources ...Source) *Traffic {
 	}
 	tr := begin(t)
 	tr.newly(t, time.Duration(kinds)*time.Second/time.Duration(perSecond), sources)
-	tr.GoOn(t, "")
+	tr.GoOn(t)
 	return tr
 }
 
@@ -209,9 +208,8 @@ func (tr *Traffic) note(kind string, took time.Duration, err error) {
 	}
 }
 
-// GoOn waits until everybody has been answered some more times, but for those whose
-// kind has left in its words, if that is not "": they may wait, or fail.
-func (tr *Traffic) GoOn(t testing.TB, left string) {
+// GoOn waits until everybody has been answered some more times.
+func (tr *Traffic) GoOn(t testing.TB) {
 	t.Helper()
 	count := func() map[string]int {
 		tr.mu.Lock()
@@ -222,7 +220,7 @@ func (tr *Traffic) GoOn(t testing.TB, left string) {
 	for deadline := time.Now().Add(2 * patience); ; time.Sleep(10 * time.Millisecond) {
 		now, slow := count(), ""
 		for kind, n := range now {
-			if n < before[kind]+5 && !may(kind, left) {
+			if n < before[kind]+5 {
 				slow = kind
 			}
 		}
@@ -236,10 +234,8 @@ func (tr *Traffic) GoOn(t testing.TB, left string) {
 	}
 }
 
-func may(kind, left string) bool { return left != "" && strings.Contains(kind, left) }
-
-// End stops it and looks at what failed, but for connections that may, as for GoOn.
-func (tr *Traffic) End(t testing.TB, left string) {
+// End stops it and looks at what failed.
+func (tr *Traffic) End(t testing.TB) {
 	t.Helper()
 	tr.stop()
 	tr.all.Wait()
@@ -247,11 +243,7 @@ func (tr *Traffic) End(t testing.TB, left string) {
 	for _, kind := range slices.Sorted(maps.Keys(tr.asked)) {
 		total += tr.asked[kind]
 		if failed := tr.failed[kind]; len(failed) > 0 {
-			say := t.Errorf
-			if may(kind, left) {
-				say = t.Logf
-			}
-			say("%s: %d of %d failed, the first: %s", kind, len(failed), tr.asked[kind], failed[0])
+			t.Errorf("%s: %d of %d failed, the first: %s", kind, len(failed), tr.asked[kind], failed[0])
 		}
 		if n := tr.late[kind]; n > 0 {
 			t.Logf("%s: %d of %d took %s or longer", kind, n, tr.asked[kind], slow)
