@@ -9,24 +9,32 @@ import (
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
+// translating is a node that leads 10.96.0.10:80 to itself by rules of others, and a client
+// that sends there.
+func translating(t *testing.T) (ns, client *netns.NS) {
+	t.Helper()
+	ns, client = netns.NewT(t), netns.NewT(t)
+	ns.RunT(t, "sh", "-ec", `
+		ip link set lo up
+		ip link add eth0 type veth peer eth0 netns `+client.Path()+`
+		ip addr add 10.0.0.1/24 dev eth0
+		ip link set eth0 up`)
+	client.RunT(t, "sh", "-ec", `
+		ip addr add 10.0.0.2/24 dev eth0
+		ip link set eth0 up
+		ip route add 10.96.0.10 via 10.0.0.1`)
+	ns.RunT(t, "nft", `
+		add table ip theirs
+		add chain ip theirs pre { type nat hook prerouting priority dstnat; }
+		add rule ip theirs pre ip daddr 10.96.0.10 tcp dport 80 dnat to 10.0.0.1:80`)
+	return ns, client
+}
+
 // A connection that is translated goes on when all rules go, as long as it is held,
 // and not without: else this would be for nothing.
 func TestHold(t *testing.T) {
 	for _, held := range []bool{true, false} {
-		ns, client := netns.NewT(t), netns.NewT(t)
-		ns.RunT(t, "sh", "-ec", `
-			ip link set lo up
-			ip link add eth0 type veth peer eth0 netns `+client.Path()+`
-			ip addr add 10.0.0.1/24 dev eth0
-			ip link set eth0 up`)
-		client.RunT(t, "sh", "-ec", `
-			ip addr add 10.0.0.2/24 dev eth0
-			ip link set eth0 up
-			ip route add 10.96.0.10 via 10.0.0.1`)
-		ns.RunT(t, "nft", `
-			add table ip theirs
-			add chain ip theirs pre { type nat hook prerouting priority dstnat; }
-			add rule ip theirs pre ip daddr 10.96.0.10 tcp dport 80 dnat to 10.0.0.1:80`)
+		ns, client := translating(t)
 		far, near := connect(t, ns, client)
 		if held {
 			for range 2 {

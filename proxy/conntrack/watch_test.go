@@ -9,26 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead/fairlead/e2e/netns"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
 // Who looks on is told of a flow that begins, and where it is led.
 func TestWatch(t *testing.T) {
-	ns, client := netns.NewT(t), netns.NewT(t)
-	ns.RunT(t, "sh", "-ec", `
-		ip link set lo up
-		ip link add eth0 type veth peer eth0 netns `+client.Path()+`
-		ip addr add 10.0.0.1/24 dev eth0
-		ip link set eth0 up`)
-	client.RunT(t, "sh", "-ec", `
-		ip addr add 10.0.0.2/24 dev eth0
-		ip link set eth0 up
-		ip route add 10.96.0.10 via 10.0.0.1`)
-	ns.RunT(t, "nft", `
-		add table ip theirs
-		add chain ip theirs pre { type nat hook prerouting priority dstnat; }
-		add rule ip theirs pre ip daddr 10.96.0.10 tcp dport 80 dnat to 10.0.0.1:80`)
+	ns, client := translating(t)
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()
 	var mu sync.Mutex // guards seen
