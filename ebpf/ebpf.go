@@ -291,7 +291,12 @@ func (d *DataPath) Publish() error {
 // flip flips the programs, one after the other. What those that have not flipped write
 // in the meantime is carried over all the time.
 func (d *DataPath) flip() error {
-	attach := func() error { return errors.Join(d.attachSockets(), d.links.attach()) }
+	attach := func() error {
+		if err := d.attachSockets(); err != nil {
+			return err
+		}
+		return d.links.attach()
+	}
 	if len(d.old) == 0 {
 		return attach()
 	}
