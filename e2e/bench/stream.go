@@ -45,9 +45,10 @@ func (p path) rate(ctx context.Context, d time.Duration) (float64, error) {
 	var rate float64
 	err = calmly(func() (err error) {
 		rate, err = send(near, d, &came)
-		return errors.Join(err, unix.Close(near))
+		return err
 	})
-	if err := errors.Join(err, <-swallowed, unix.Close(far)); err != nil {
+	// The receiver ends when near is closed.
+	if err := errors.Join(err, unix.Close(near), <-swallowed, unix.Close(far)); err != nil {
 		return 0, fmt.Errorf("send from %s to %s: %w", p.src, p.dst, err)
 	}
 	return rate, nil
