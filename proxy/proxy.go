@@ -87,6 +87,11 @@ const (
 	lookEvery = 250 * time.Millisecond
 	// checkEvery is how often health checks that could not be served are tried again.
 	checkEvery = 10 * time.Second
+	// Services that the kernel did not take are tried again after refusedMin, and after
+	// twice as long each further time, up to refusedMax: what it lacked, be it memory or
+	// room in a map, may be there by then. Each time costs a Sync that reads everything.
+	refusedMin = 10 * time.Second
+	refusedMax = 10 * time.Minute
 )
 
 // Proxy is one node's proxy.
@@ -109,6 +114,9 @@ type Proxy struct {
 	checked     time.Time                 // when health checks were last served
 	reported    map[service.Conflict]bool // conflicts that were logged and last
 	quarantined map[service.Name]bool     // Services of which the same is true
+	refusedWait time.Duration             // see refusedMin
+	refusedAt   time.Time                 // when one was last refused, or they were tried again
+	again       map[service.Name]bool     // Services that are just being tried again
 }
 
 // Run serves until ctx ends, which is no error, or the source fails. What the
@@ -136,6 +144,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		if !synced || !change.Empty() {
 			synced = p.sync(ctx, change)
 		}
+		synced = synced && p.retryRefused(ctx)
 		switch {
 		case synced:
 			retry = lookEvery
@@ -166,6 +175,13 @@ func (p *Proxy) quarantine(names []service.Name) service.Change {
 	p.reading.Lock()
 	defer p.reading.Unlock()
 	return p.Resolver.Quarantine(names...)
+}
+
+// release lets Services in again while nobody reads.
+func (p *Proxy) release() service.Change {
+	p.reading.Lock()
+	defer p.reading.Unlock()
+	return p.Resolver.Release()
 }
 
 // View lets read see what the Resolver knows, from any goroutine. Nothing may be
@@ -205,6 +221,18 @@ func (p *Proxy) sync(ctx context.Context, change service.Change) bool {
 		}
 		p.reportRefused(refused)
 	}
+}
+
+// retryRefused tries the Services in quarantine again, if it is time, and says whether
+// the kernel agrees with the Table. Of those that are refused again nothing is said.
+func (p *Proxy) retryRefused(ctx context.Context) bool {
+	if len(p.quarantined) == 0 || time.Since(p.refusedAt) < p.refusedWait {
+		return true
+	}
+	p.again = maps.Clone(p.quarantined)
+	defer func() { p.again = nil }()
+	p.refusedAt, p.refusedWait = time.Now(), min(2*p.refusedWait, refusedMax)
+	return p.sync(ctx, p.release())
 }
 
 func (p *Proxy) syncOnce(ctx context.Context, change service.Change) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -306,8 +307,45 @@ func TestRefusedService(t *testing.T) {
 	if diff := cmp.Diff([]int{1, 1, 0}, left); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(told{"Service default/bad RefusedByKernel: not served until it changes: bad rule"}, events); diff != "" {
+	if diff := cmp.Diff(told{"Service default/bad RefusedByKernel: not served, will be tried again: bad rule"}, events); diff != "" {
 		t.Error(diff)
+	}
+	for _, want := range []string{"the kernel does not take a Service", "out of quarantine"} {
+		if strings.Count(logged.String(), want) != 1 {
+			t.Errorf("want once: %s\nlog:\n%s", want, &logged)
+		}
+	}
+}
+
+// A Service that the kernel does not take is tried again, ever more seldom, without a
+// word, until it is taken.
+func TestRefusedServiceIsTriedAgain(t *testing.T) {
+	var logged bytes.Buffer
+	backend := &recorder{refuse: service.Name{Namespace: "default", Name: "bad"}}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		source := make(script)
+		backend.start = time.Now()
+		p := Proxy{Source: source, Resolver: service.NewResolver(service.Config{}), Backend: backend, Log: slog.New(slog.NewTextHandler(&logged, nil))}
+		ended := make(chan error)
+		go func() { ended <- p.Run(ctx) }()
+		source <- oneService("bad")
+		time.Sleep(time.Minute)
+		backend.refuse = service.Name{}
+		time.Sleep(time.Hour)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	var tried []time.Duration
+	for _, c := range backend.calls {
+		if c.Frontends == 1 {
+			tried = append(tried, c.After)
+		}
+	}
+	if want := []time.Duration{0, 10 * time.Second, 30 * time.Second, 70 * time.Second}; !slices.Equal(tried, want) {
+		t.Errorf("tried after %v, want %v", tried, want)
 	}
 	for _, want := range []string{"the kernel does not take a Service", "out of quarantine"} {
 		if strings.Count(logged.String(), want) != 1 {

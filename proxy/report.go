@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/fairlead/fairlead/proxy/service"
 	"github.com/fairlead/fairlead/proxy/watch"
@@ -66,10 +67,14 @@ func (p *Proxy) reportRefused(refused *service.RefusedError) {
 		p.quarantined = map[service.Name]bool{}
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(refused.Services), service.Name.Compare) {
+		if p.again[name] {
+			continue
+		}
 		why := refused.Services[name]
 		p.quarantined[name] = true
-		p.Log.Error("the kernel does not take a Service; it is not served until it changes", "service", name, "error", why)
-		p.warn(watch.ServiceObject(name), reasonRefused, fmt.Sprintf("not served until it changes: %v", why))
+		p.refusedAt, p.refusedWait = time.Now(), refusedMin
+		p.Log.Error("the kernel does not take a Service; it is not served, will be tried again", "service", name, "error", why)
+		p.warn(watch.ServiceObject(name), reasonRefused, fmt.Sprintf("not served, will be tried again: %v", why))
 	}
 }
 

@@ -25,8 +25,8 @@ func (c cluster) suspended(t *testing.T) {
 	node := c.Nodes[0]
 	tr := traffic.Start(t, c.sources...)
 	goOn := suspend(t, node)
-	late := labtest.AddPod(t, c.Lab, node, "late")
-	if err := c.Apply(lab.Slices(c.Service, append(c.Web, late)...)...); err != nil {
+	c.Web = append(c.Web, labtest.AddPod(t, c.Lab, node, "late"))
+	if err := c.Apply(lab.Slices(c.Service, c.Web...)...); err != nil {
 		t.Fatal(err)
 	}
 	write(t, node, "late.yaml", nodesText(1))
@@ -38,9 +38,6 @@ func (c cluster) suspended(t *testing.T) {
 	c.awaitRoute(t, false)
 	tr.GoOn(t)
 	tr.End(t)
-	if err := c.Apply(lab.Slices(c.Service, c.Web...)...); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // suspend has both programs of a node stand still until goOn is called.

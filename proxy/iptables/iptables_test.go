@@ -362,14 +362,22 @@ func fakeIPTables(t *testing.T, does string) (path string) {
 	return path
 }
 
-// A failure that is no Service's fault names none.
+// A failure that is no Service's fault names none, also where a single Service changes.
 func TestFailureOfNobody(t *testing.T) {
 	everyVariant(t, func(t *testing.T, n *node) {
+		n.mustSync(resolved(3, 1), service.Change{})
 		for _, f := range n.backend.families {
 			f.restoreCmd = "/bin/false"
 		}
-		if err := n.sync(resolved(3, 1), service.Change{}); err == nil || refusedBy(err) != nil {
-			t.Errorf("error: %v", err)
+		table := resolved(3, 2)
+		for id := range table.Pools {
+			if err := n.sync(table, service.Change{Pools: []service.PoolID{id}}); err == nil || refusedBy(err) != nil {
+				t.Errorf("a change of one pool: %v", err)
+			}
+			break
+		}
+		if err := n.sync(table, service.Change{Node: true}); err == nil || refusedBy(err) != nil {
+			t.Errorf("a change of the node: %v", err)
 		}
 	})
 }

@@ -30,10 +30,13 @@ func (f *family) explained(ctx context.Context, t *service.Table, want Ruleset, 
 	if len(suspects) == 0 || trial.run(ctx, nil) != nil || trial.run(ctx, suspects) == nil {
 		return err // whatever it is, it is not one of them
 	}
-	if refused := trial.search(ctx, suspects); len(refused) > 0 && ctx.Err() == nil {
-		return &service.RefusedError{Services: refused}
+	refused := trial.search(ctx, suspects)
+	rest := slices.DeleteFunc(suspects, func(name service.Name) bool { _, ok := refused[name]; return ok })
+	// What failed for a while failed for all.
+	if len(refused) == 0 || trial.run(ctx, rest) != nil || ctx.Err() != nil {
+		return err
 	}
-	return err
+	return &service.RefusedError{Services: refused}
 }
 
 // owners says whose rules are in a chain.
@@ -105,7 +108,8 @@ type trial struct {
 
 const trialPrefix = prefix + "-" // no other name of ours has two dashes there
 
-// run tries the rules of some Services, and those that are nobody's.
+// run tries the rules of some Services, and those that are nobody's: at least an empty
+// chain, so that where nothing can be written at all, no Service is blamed for it.
 func (t trial) run(ctx context.Context, services []service.Name) error {
 	wanted := map[service.Name]bool{}
 	for _, name := range services {
@@ -114,7 +118,7 @@ func (t trial) run(ctx context.Context, services []service.Name) error {
 	renamed := func(text string) string { return strings.ReplaceAll(text, prefix, trialPrefix) }
 	part := Ruleset{}
 	for table, chains := range t.want {
-		part[table] = Chains{}
+		part[table] = Chains{trialPrefix + "ANY": nil}
 		for chain, rules := range chains {
 			if name, owned := t.owners[chain]; !ours(chain) || owned && !wanted[name] {
 				continue

@@ -23,7 +23,7 @@ func (e *RefusedError) Error() string {
 }
 
 // Quarantine takes Services out of the Table until something changes of what they
-// are made of, and says what of the Table that changes.
+// are made of, or until Release, and says what of the Table that changes.
 func (r *Resolver) Quarantine(names ...Name) Change {
 	dirty := map[Name]bool{}
 	for _, name := range names {
@@ -31,6 +31,14 @@ func (r *Resolver) Quarantine(names ...Name) Change {
 			r.quarantined[name], dirty[name] = true, true
 		}
 	}
+	return r.replaceAll(dirty)
+}
+
+// Release takes all Services out of quarantine, to be tried again, and says what of the
+// Table that changes.
+func (r *Resolver) Release() Change {
+	dirty := r.quarantined
+	r.quarantined = map[Name]bool{}
 	return r.replaceAll(dirty)
 }
 

@@ -398,6 +398,10 @@ func TestQuarantine(t *testing.T) {
 		t.Errorf("after a change: %+v, %v", c, r.Quarantined())
 	}
 	r.Quarantine(web)
+	if c := r.Release(); !slices.Contains(c.Frontends, key) || len(r.Quarantined()) > 0 || len(r.Table().Frontends) == 0 {
+		t.Errorf("released: %+v, %v", c, r.Quarantined())
+	}
+	r.Quarantine(web)
 	r.Apply(Update{Services: map[Name]*Service{web: nil}})
 	if len(r.Quarantined()) > 0 {
 		t.Errorf("gone: %v", r.Quarantined())
