@@ -266,6 +266,25 @@ func TestUnreadableFilesAreRefused(t *testing.T) {
 		{"first four pages", func(t *testing.T, path string) { truncate(t, path, 4*int64(os.Getpagesize())) }, []string{damaged}},
 		{"both meta pages gone", func(t *testing.T, path string) { zero(t, path, 0, 2*os.Getpagesize()) }, []string{"invalid database", damaged}},
 		{"all but the meta pages gone", func(t *testing.T, path string) { zero(t, path, 2*os.Getpagesize(), 1<<30) }, []string{damaged}},
+		{"a branch in a circle", rewrite(func(p *pages, data []byte) {
+			order.PutUint64(data[p.rows*uint64(p.PageSize)+headerSize+8:], p.rows)
+		}), []string{"leads to itself", damaged}},
+		{"a leaf that ends early", rewrite(func(p *pages, data []byte) {
+			order.PutUint32(data[p.known[p.rows][0].page*uint64(p.PageSize)+headerSize+4:], 5000)
+		}), []string{"element 0 of page ", "5000 bytes behind it", damaged}},
+		{"a page without end", rewrite(func(p *pages, data []byte) {
+			order.PutUint32(data[p.FreeList*uint64(p.PageSize)+12:], 1<<31)
+		}), []string{"it goes on for 2147483648 pages", damaged}},
+		{"free pages without number", rewrite(func(p *pages, data []byte) {
+			list := data[p.FreeList*uint64(p.PageSize):]
+			order.PutUint16(list[10:], countBehind)
+			order.PutUint64(list[headerSize:], 1<<40)
+		}), []string{"lists 1099511627776 free pages", damaged}},
+		{"a bucket that leads to itself", rewrite(func(p *pages, data []byte) {
+			_, elements, _ := p.elements(p.Root)
+			root := data[p.Root*uint64(p.PageSize):]
+			order.PutUint16(root[bytes.Index(root, elements[0].value)+bucketSize+8:], isBranch)
+		}), []string{"the page of bucket about has flags 0x1", damaged}},
 		{"another program's", func(t *testing.T, path string) {
 			reopen(t, path, func(tx *bbolt.Tx) error { return tx.DeleteBucket(about) })
 		}, []string{"another program's", damaged}},
@@ -293,6 +312,25 @@ func TestUnreadableFilesAreRefused(t *testing.T) {
 				t.Error("the file changed")
 			}
 		})
+	}
+}
+
+// rewrite has the pages of a file say something else.
+func rewrite(change func(p *pages, data []byte)) func(t *testing.T, path string) {
+	return func(t *testing.T, path string) {
+		t.Helper()
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = file.Close() }()
+		p, err := openPages(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := contents(t, path)
+		change(p, data)
+		overwrite(t, path, data)
 	}
 }
 

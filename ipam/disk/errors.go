@@ -3,10 +3,12 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 var (
 	errEmpty   = errors.New("no bytes")
+	errInvalid = errors.New("invalid database")
 	errForeign = errors.New("a database of another program's")
 )
 
@@ -21,8 +23,18 @@ func (e *damageError) Error() string {
 		"drain the network's pods from this node, then remove the file", e.path, e.found)
 }
 
-// refuse makes a damageError of what was found, once.
+// ofKernel says whether an error is the kernel's, which could not read or write.
+func ofKernel(err error) bool {
+	errno := syscall.Errno(0)
+	return errors.As(err, &errno)
+}
+
+// refuse makes a damageError of what was found, once. What the kernel says is not the
+// file's fault.
 func refuse(path string, found error) error {
+	if ofKernel(found) {
+		return fmt.Errorf("read store %s: %w", path, found)
+	}
 	if known := (*damageError)(nil); errors.As(found, &known) {
 		return found
 	}

@@ -2,14 +2,11 @@ package disk
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"runtime/debug"
 	"strconv"
-	"syscall"
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
@@ -30,6 +27,7 @@ var (
 type file struct {
 	path    string
 	os      *os.File // bbolt's own
+	pages   *pages   // what is read before bbolt reads it
 	db      *bbolt.DB
 	damaged bool // bbolt panicked and is in an unknown state
 }
@@ -49,7 +47,10 @@ func open(ctx context.Context, path string, mode int) (*file, error) {
 		// damage that would stop the next writer.
 		PreLoadFreelist: true,
 		OpenFile: func(path string, _ int, _ os.FileMode) (opened *os.File, err error) {
-			f.os, err = openLocked(ctx, path, mode)
+			if f.os, err = openLocked(ctx, path, mode); err != nil {
+				return nil, err
+			}
+			f.pages, err = openPages(f.os)
 			return f.os, err
 		},
 	}
@@ -64,9 +65,6 @@ func open(ctx context.Context, path string, mode int) (*file, error) {
 		return nil, err
 	}
 	f.abandon()
-	if errno := syscall.Errno(0); errors.As(err, &errno) { // the kernel's word, not the file's fault
-		return nil, fmt.Errorf("open store %s: %w", path, err)
-	}
 	return nil, refuse(path, err)
 }
 
@@ -142,27 +140,13 @@ func (f *file) guard(call func() error) (err error) {
 
 // check looks at every page of the file and returns what it finds wrong.
 func (f *file) check() (found []string, err error) {
-	t, err := f.begin(false)
+	t, err := f.begin(false) // is it a store at all?
 	if err != nil {
 		return nil, err
 	}
 	defer t.rollback()
-	// bbolt checks in a goroutine of its own, where nothing guards it: so every
-	// page is read here before, and all that a page says that it holds, which may be
-	// said to go on behind the end of the file.
-	read := crc32.NewIEEE()
-	err = f.guard(func() error {
-		return t.rows.ForEach(func(key, value []byte) error {
-			read.Write(key)
-			read.Write(value)
-			return nil
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	for fault := range t.bolt.Check() { // to the end: bbolt waits for its reader
-		found = append(found, fault.Error())
+	if found, err = f.pages.check(); err != nil {
+		return nil, refuse(f.path, err)
 	}
 	return found, nil
 }
@@ -207,13 +191,6 @@ func (f *file) begin(writable bool) (*tx, error) {
 
 // recognize refuses a database that is not a complete store of this schema.
 func (f *file) recognize(t *bbolt.Tx) error {
-	info, err := f.os.Stat()
-	if err != nil {
-		return fmt.Errorf("read store: %w", err)
-	}
-	if info.Size() < t.Size() {
-		return refuse(f.path, fmt.Errorf("%d of its %d bytes are left", info.Size(), t.Size()))
-	}
 	b := t.Bucket(about)
 	if b == nil || t.Bucket(rows) == nil {
 		return refuse(f.path, errForeign)

@@ -15,10 +15,18 @@ type tx struct {
 	changed bool
 }
 
+// at runs a call of bbolt's about a key, once what it will read is known to be sound.
+func (t *tx) at(key []byte, call func() error) error {
+	if err := t.file.pages.reach(key); err != nil {
+		return refuse(t.file.path, err)
+	}
+	return t.file.guard(call)
+}
+
 // Seek copies what it returns: bbolt's own is a piece of the mapped file, good
 // only until the next change.
 func (t *tx) Seek(key []byte) (k, v []byte, err error) {
-	err = t.file.guard(func() error {
+	err = t.at(key, func() error {
 		k, v = t.rows.Cursor().Seek(key)
 		k, v = bytes.Clone(k), bytes.Clone(v)
 		return nil
@@ -28,7 +36,7 @@ func (t *tx) Seek(key []byte) (k, v []byte, err error) {
 
 func (t *tx) Put(key, value []byte) error {
 	t.changed = true
-	return t.file.guard(func() error {
+	return t.at(key, func() error {
 		if err := t.rows.Put(key, value); err != nil {
 			return fmt.Errorf("write store %s: %w", t.file.path, err)
 		}
@@ -38,7 +46,7 @@ func (t *tx) Put(key, value []byte) error {
 
 func (t *tx) Delete(key []byte) error {
 	t.changed = true
-	return t.file.guard(func() error {
+	return t.at(key, func() error {
 		if err := t.rows.Delete(key); err != nil {
 			return fmt.Errorf("write store %s: %w", t.file.path, err)
 		}
