@@ -13,24 +13,28 @@ import (
 )
 
 // explained is what is known of a failure to write want. If the rules of certain
-// Services are the cause it is a *service.RefusedError. What names them is the
-// line that iptables-restore complains of; where it names none, as for what the
-// kernel refuses at the end, they are found by trying.
+// Services are the cause it is a *service.RefusedError. They are found by trying: the
+// one whose line iptables-restore complains of, or, where it names none, as for what the
+// kernel refuses at the end, all that were in what it read.
 func (f *family) explained(ctx context.Context, t *service.Table, want Ruleset, err error) error {
 	var failed *failedScript
 	if !errors.As(err, &failed) || ctx.Err() != nil || errors.Is(err, command.ErrHung) {
 		return err
 	}
 	owners := ownersOf(t, f.ipv6)
-	if name, ok := owners.of(failed.line); ok {
-		return &service.RefusedError{Services: map[service.Name]error{name: err}}
-	}
 	trial := trial{f.tool, want, owners}
 	suspects := owners.suspects(failed.script)
+	named, ok := owners.of(failed.line)
+	if ok {
+		suspects = []service.Name{named}
+	}
 	if len(suspects) == 0 || trial.run(ctx, nil) != nil || trial.run(ctx, suspects) == nil {
 		return err // whatever it is, it is not one of them
 	}
 	refused := trial.search(ctx, suspects)
+	if _, found := refused[named]; found {
+		refused[named] = err // whose line is that of the real chain
+	}
 	rest := slices.DeleteFunc(suspects, func(name service.Name) bool { _, ok := refused[name]; return ok })
 	// What failed for a while failed for all.
 	if len(refused) == 0 || trial.run(ctx, rest) != nil || ctx.Err() != nil {
