@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/e2e/lab"
 	"github.com/fairlead/fairlead/e2e/lab/labtest"
 	"github.com/fairlead/fairlead/e2e/traffic"
 )
@@ -59,27 +60,41 @@ func TestNewPodWithoutProxy(t *testing.T) {
 	}
 }
 
-// cleanup leaves nothing of the proxy: no program, no pin, no rule.
-func TestCleanupOfEBPF(t *testing.T) {
-	c := newCluster(t, 1, "ebpf")
-	node := c.Nodes[0]
-	kill(t, c.State().Nodes[0].Proxy)
-	if packets, sockets := labtest.Attached(t, node); packets == 0 || sockets == 0 {
-		t.Errorf("before: %d programs for packets, %d for sockets", packets, sockets)
+// In every mode cleanup leaves nothing of the proxy: no program, no pin, no rule.
+func TestCleanup(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			c := newCluster(t, 1, mode)
+			node := c.Nodes[0]
+			kill(t, c.State().Nodes[0].Proxy)
+			if left(t, node) == 0 {
+				t.Error("before, nothing is there")
+			}
+			for range 2 {
+				if _, err := node.Output(t.Context(), filepath.Join(programs.Dir(t), "fairlead"), "cleanup", "--bpf-root", node.BPFRoot(),
+					"--cni-conf-dir", t.TempDir()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := left(t, node); n > 0 {
+				t.Errorf("%d programs and chains are left", n)
+			}
+			if _, err := os.Stat(node.BPFRoot()); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the pins' folder is there: %v", err)
+			}
+		})
 	}
-	for range 2 {
-		if _, err := node.Output(t.Context(), filepath.Join(programs.Dir(t), "fairlead"), "cleanup", "--bpf-root", node.BPFRoot(),
-			"--cni-conf-dir", t.TempDir()); err != nil {
-			t.Fatal(err)
-		}
+}
+
+// left counts what there is of a node's proxy: programs, and chains of every iptables.
+func left(t *testing.T, node *lab.Node) (n int) {
+	t.Helper()
+	if node.Cgroup() != "" {
+		packets, sockets := labtest.Attached(t, node)
+		n = packets + sockets
 	}
-	if packets, sockets := labtest.Attached(t, node); packets > 0 || sockets > 0 {
-		t.Errorf("left: %d programs for packets, %d for sockets", packets, sockets)
+	for _, save := range []string{"iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"} {
+		n += strings.Count(node.NS().RunT(t, save), "\n:FAIRLEAD-")
 	}
-	if _, err := os.Stat(node.BPFRoot()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the pins' folder is there: %v", err)
-	}
-	if rules, err := node.Output(t.Context(), "iptables-save"); err != nil || strings.Contains(rules, "FAIRLEAD") {
-		t.Errorf("rules: %s, %v", rules, err)
-	}
+	return n
 }

@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/fairlead/fairlead/e2e/echo"
 	"github.com/fairlead/fairlead/e2e/lab"
-	"github.com/fairlead/fairlead/e2e/lab/labtest"
 )
 
 // fairlead is a command that asks a node's programs, as an operator does there.
@@ -55,15 +55,26 @@ type tracedWay struct {
 	}
 }
 
-// traceWay asks a node for the way of a flow to an endpoint.
-func traceWay(t *testing.T, n *lab.Node, from netip.Addr, to echo.Endpoint) tracedWay {
+// traced is what 'fairlead trace -o json' says.
+type traced struct {
+	Path      string
+	Endpoints []tracedEndpoint
+	Ways      map[netip.Addr]tracedWay
+}
+
+type tracedEndpoint struct {
+	Addr       netip.AddrPort
+	Masquerade bool
+}
+
+// trace asks a node what becomes of a flow.
+func trace(t *testing.T, n *lab.Node, from netip.Addr, to echo.Endpoint) (answer traced) {
 	t.Helper()
 	o := ask(t, n, "trace", "-o", "json", "--from", from.String(), "--to", to.Addr.String()+"/"+to.Network)
-	var answer struct{ Ways map[netip.Addr]tracedWay }
 	if err := json.Unmarshal([]byte(o.stdout), &answer); err != nil || o.code != 0 {
 		t.Fatalf("trace: %v, %+v", err, o)
 	}
-	return answer.Ways[to.Addr.Addr()]
+	return answer
 }
 
 // What trace says of the way between two pods, and out of the cluster, is what packets
@@ -125,6 +136,14 @@ func inNode(t *testing.T, n *lab.Node, cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
+// ownAddr is the address from which a pod reaches a destination.
+func ownAddr(pod *lab.Pod, to echo.Endpoint) netip.Addr {
+	if to.Addr.Addr().Is6() {
+		return pod.IPv6()
+	}
+	return pod.IPv4()
+}
+
 // gateway6 is the address of IPv6 that Outside has on the link of the first node.
 func gateway6(l *lab.Lab) netip.Addr {
 	b := l.Nodes[0].Addrs[1].As16()
@@ -135,11 +154,8 @@ func gateway6(l *lab.Lab) netip.Addr {
 // checkWay compares what is said of the source with what the other side sees.
 func checkWay(t *testing.T, node *lab.Node, from *lab.Pod, to echo.Endpoint, leaves bool) tracedWay {
 	t.Helper()
-	own := from.IPv4()
-	if to.Addr.Addr().Is6() {
-		own = from.IPv6()
-	}
-	w := traceWay(t, node, own, to)
+	own := ownAddr(from, to)
+	w := trace(t, node, own, to).Ways[to.Addr.Addr()]
 	reply, err := from.Ask(t.Context(), to)
 	if err != nil {
 		t.Fatal(err)
@@ -154,11 +170,85 @@ func checkWay(t *testing.T, node *lab.Node, from *lab.Pod, to echo.Endpoint, lea
 	return w
 }
 
+// Whom an endpoint sees is what trace says, however the flow is led. What goes to one
+// outside the cluster the node masquerades where netfilter sees it: in mode ebpf packets
+// that are led one by one go past it.
+func TestTraceOfSources(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			c := newCluster(t, 1, mode)
+			for _, to := range slices.Concat(c.serveOutside(t), c.NodePorts(t, 30080)) {
+				t.Run(to.Network+" "+to.Addr.String(), func(t *testing.T) {
+					path := map[bool]string{true: "packet", false: "socket"}[to.Network == "sctp"]
+					if mode != "ebpf" {
+						path = "tracked"
+					}
+					c.checkSource(t, to, path)
+				})
+			}
+			to := ask(t, c.Nodes[0], "trace", "--from", c.Client.IPv4().String(), "--to", "10.96.0.20:80/sctp")
+			if says := "sees the sender's own address and needs a route to it: past netfilter it keeps that, although it leaves the cluster"; strings.Contains(to.stdout, says) != (mode == "ebpf") {
+				t.Errorf("%+v", to)
+			}
+		})
+	}
+}
+
+// serveOutside makes a Service whose one endpoint is outside the cluster, and knows the
+// way back to pods.
+func (c cluster) serveOutside(t *testing.T) []echo.Endpoint {
+	t.Helper()
+	node, addrs := c.Nodes[0], []netip.Addr{lab.Gateway(), gateway6(c.Lab)}
+	service := lab.NewService("far", "10.96.0.20", "fd00:10:96::20")
+	objects := []lab.Object{service}
+	for i, o := range lab.Slices(service) {
+		slice := o.(*discoveryv1.EndpointSlice)
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{addrs[i].String()}})
+		objects = append(objects, slice)
+		c.Outside().RunT(t, "ip", "route", "add", node.PodCIDRs[i].String(), "via", node.Addrs[i].String())
+		for _, network := range lab.Networks {
+			echo.ServeT(t, c.Outside(), "far", echo.Endpoint{Network: network, Addr: netip.AddrPortFrom(addrs[i], lab.PodPort)})
+		}
+	}
+	if err := c.Apply(objects...); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WaitReady(t.Context(), service); err != nil {
+		t.Fatal(err)
+	}
+	return lab.VIPs(service)
+}
+
+// checkSource compares what is said of a flow's source with what its endpoint sees.
+func (c cluster) checkSource(t *testing.T, to echo.Endpoint, path string) {
+	t.Helper()
+	node, own := c.Nodes[0], ownAddr(c.Client, to)
+	said := trace(t, node, own, to)
+	reply, err := c.Client.Ask(t.Context(), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(said.Endpoints, func(e tracedEndpoint) bool { return e.Addr == reply.Server })
+	if i < 0 || said.Path != path {
+		t.Fatalf("%s answers, by %s it was said: %+v", reply.Server, path, said)
+	}
+	want := []netip.Addr{own}
+	if nat := said.Ways[reply.Server.Addr()].NAT; nat.Masqueraded {
+		want = []netip.Addr{nat.To}
+	}
+	if said.Endpoints[i].Masquerade {
+		want = append(slices.Clone(node.Addrs), node.PodCIDRs[0].Addr().Next(), node.PodCIDRs[1].Addr().Next())
+	}
+	if saw := reply.Client.Addr(); !slices.Contains(want, saw) {
+		t.Errorf("it sees %s, and it was said: %+v", saw, said)
+	}
+}
+
 // In every mode an operator sees flows as they begin, with their endpoint.
 func TestTraceLive(t *testing.T) {
-	for _, mode := range []string{"iptables", "ebpf"} {
+	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			c := labtest.NewCluster(t, lab.Options{Nodes: 1, Mode: mode, BinDir: programs.Dir(t)})
+			c := newCluster(t, 1, mode)
 			ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
 			defer stop()
 			to := c.VIPs[0]
@@ -202,18 +292,54 @@ func TestTraceLive(t *testing.T) {
 	}
 }
 
-// What the kernel has not any more of a Service is said by the commands that read it
-// back, which mark it and fail.
+// In every mode the commands that read the kernel back find all well, and what it has
+// not any more of a Service: they mark it and fail.
 func TestToolsSeeDamage(t *testing.T) {
-	c := labtest.NewCluster(t, lab.Options{Nodes: 1, Mode: "ebpf", BinDir: programs.Dir(t)})
-	n := c.Nodes[0]
-	trace := []string{"trace", "--from", c.Client.IPv4().String(), "--to", "10.96.0.10:80/tcp"}
-	for _, args := range [][]string{{"services"}, trace} {
-		if o := ask(t, n, args...); o.code != 0 || strings.Contains(o.stdout, "missing") {
-			t.Errorf("before: %+v", o)
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			c := newCluster(t, 1, mode)
+			services, tracing := []string{"services"}, []string{"trace", "--from", c.Client.IPv4().String(), "--to", "10.96.0.10:80/tcp"}
+			kind, _, _ := strings.Cut(mode, "-")
+			c.awaitAnswer(t, fmt.Sprintf("data path  %s, by --mode %[1]s: %s", kind, strings.TrimPrefix(mode, "ebpf")), 0, []string{"status"}, func() {})
+			c.awaitAnswer(t, "has all this as it should", 0, tracing, func() {})
+			c.awaitAnswer(t, "default/web  tcp  10.96.0.10:80/tcp", 0, services, func() {})
+			damage := func() { c.damage(t, mode) }
+			c.awaitAnswer(t, "default/web !  tcp  10.96.0.10:80/tcp", 1, services, damage)
+			c.awaitAnswer(t, "missing", 1, services, damage)
+			c.awaitAnswer(t, "missing", 1, tracing, damage)
+		})
+	}
+}
+
+// awaitAnswer has something done and a command asked, until it answers as is wanted:
+// what is damaged in mode iptables is mended in the same second.
+func (c cluster) awaitAnswer(t *testing.T, want string, code int, args []string, do func()) {
+	t.Helper()
+	stderr := ""
+	if code != 0 {
+		stderr = "fairlead: the kernel has not all as it should\n"
+	}
+	for end := time.Now().Add(time.Minute); ; {
+		do()
+		o := ask(t, c.Nodes[0], args...)
+		if o.code == code && o.stderr == stderr && strings.Contains(squeezed(o.stdout), want) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: %+v, want %d and %q", args[0], o, code, want)
 		}
 	}
-	frontends, err := ebpf.LoadPinnedMap(filepath.Join(filepath.Dir(n.Manifests()), "bpf", "maps", "frontends"), nil)
+}
+
+// damage removes from the kernel what leads to Services.
+func (c cluster) damage(t *testing.T, mode string) {
+	t.Helper()
+	n := c.Nodes[0]
+	if iptables, ok := strings.CutPrefix(mode, "iptables-"); ok {
+		n.NS().RunT(t, "iptables-"+iptables, "-w", "-t", "nat", "-F", "FAIRLEAD-SERVICES")
+		return
+	}
+	frontends, err := ebpf.LoadPinnedMap(filepath.Join(n.BPFRoot(), "maps", "frontends"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,19 +347,6 @@ func TestToolsSeeDamage(t *testing.T) {
 	for key, err := frontends.NextKeyBytes(nil); key != nil; key, err = frontends.NextKeyBytes(nil) {
 		if err = errors.Join(err, frontends.Delete(key)); err != nil {
 			t.Fatal(err)
-		}
-	}
-	for _, tt := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"services"}, "default/web !  tcp  10.96.0.10:80/tcp"},
-		{[]string{"services"}, "\n  default/web: 10.96.0.10:80/tcp is missing\n"},
-		{trace, "kernel  10.96.0.10:80/tcp is missing\n"},
-	} {
-		o := ask(t, n, tt.args...)
-		if o.code != 1 || o.stderr != "fairlead: the kernel has not all as it should\n" || !strings.Contains(squeezed(o.stdout), squeezed(tt.want)) {
-			t.Errorf("%s: %+v, want %q", tt.args[0], o, tt.want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -12,12 +13,23 @@ import (
 // cluster is a lab with a client on node-1 and a Service of three pods.
 type cluster struct{ *labtest.Cluster }
 
-// modes are those of the proxies.
-var modes = []string{"iptables", "ebpf"}
+// modes are those of the proxies, with each iptables.
+var modes = []string{"iptables-nft", "iptables-legacy", "ebpf"}
 
 func newCluster(t *testing.T, nodes int, mode string) cluster {
 	t.Helper()
-	return newClusterOf(t, lab.Options{Nodes: nodes, Mode: mode, BinDir: programs.Dir(t)})
+	return newClusterOf(t, options(t, nodes, mode))
+}
+
+// options are those of a lab whose proxies work in a mode.
+func options(t *testing.T, nodes int, mode string) lab.Options {
+	t.Helper()
+	o := lab.Options{Nodes: nodes, BinDir: programs.Dir(t)}
+	var variant string
+	if o.Mode, variant, _ = strings.Cut(mode, "-"); variant != "" {
+		o.ProxyFlags = []string{"--iptables-variant", variant}
+	}
+	return o
 }
 
 func newClusterOf(t *testing.T, opts lab.Options) cluster {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -63,7 +64,7 @@ sockets have no sender yet, and are not shown with --from.`,
 		},
 	}
 	cmd.Flags().StringVar(&f.from, "from", "", "address of the sender")
-	cmd.Flags().StringVar(&f.to, "to", "", "destination, as ADDR:PORT/PROTOCOL (protocol tcp, udp or sctp; without it tcp), or ADDR alone, for no Service")
+	cmd.Flags().StringVar(&f.to, "to", "", "destination, as ADDR:PORT/PROTOCOL, of IPv6 [ADDR]:PORT/PROTOCOL (protocol tcp, udp or sctp; without it tcp), or ADDR alone, for no Service")
 	cmd.Flags().BoolVar(&f.watch, "live", false, "show what becomes of flows as it happens")
 	cmd.Flags().BoolVar(&f.trouble, "trouble", false, "with --live: only who gets no answer and is not told why")
 	f.registerNodeSocket(cmd)
@@ -82,22 +83,57 @@ func (f *traceFlags) packet() (p service.Packet, err error) {
 	if p.Src, err = netip.ParseAddr(f.from); err != nil {
 		return p, usagef("--from %q: must be an address like 10.244.1.5 or fd00::5", f.from)
 	}
-	to, protocol, found := strings.Cut(f.to, "/")
-	if !found {
-		protocol = "tcp"
+	if p.Dst, p.Protocol, err = f.destination(); err != nil {
+		return p, err
 	}
-	if addr, err := netip.ParseAddr(to); err == nil && !found {
-		p.Dst = netip.AddrPortFrom(addr, 0)
-	} else if p.Dst, err = netip.ParseAddrPort(to); err != nil || p.Dst.Port() == 0 {
-		return p, usagef("--to %q: must be an address, a port and a protocol like 10.96.0.10:53/udp or [fd00::1]:80/tcp, or an address alone", f.to)
+	if p.Dst.Port() == 0 && p.Protocol != 0 {
+		return p, f.noDestination()
 	}
-	if err := p.Protocol.UnmarshalText([]byte(strings.ToLower(protocol))); err != nil {
-		return p, usagef("--to %q: %w", f.to, err)
+	if p.Protocol == 0 {
+		p.Protocol = service.TCP
 	}
 	if p.Src.Unmap().Is6() != p.Dst.Addr().Unmap().Is6() {
 		return p, usagef("--from %s --to %s: one is IPv4, the other IPv6", p.Src, p.Dst)
 	}
 	return p, nil
+}
+
+// destination reads --to: an address, with or without a port and a protocol. 0 is none.
+func (f *traceFlags) destination() (to netip.AddrPort, protocol service.Protocol, err error) {
+	text, name, found := strings.Cut(f.to, "/")
+	if found {
+		if err := protocol.UnmarshalText([]byte(strings.ToLower(name))); err != nil {
+			return to, 0, usagef("--to %q: %w", f.to, err)
+		}
+	}
+	bare := text
+	if strings.HasPrefix(text, "[") {
+		bare = strings.TrimSuffix(text[1:], "]")
+	} else if addr, port, ok := readAsPort(text); ok {
+		return to, 0, usagef("--to %q: an address, or one with a port? Write [%s] or [%s]:%s", f.to, text, addr, port)
+	}
+	if addr, err := netip.ParseAddr(bare); err == nil {
+		return netip.AddrPortFrom(addr, 0), protocol, nil
+	}
+	to, err = netip.ParseAddrPort(text)
+	if err != nil || to.Port() == 0 {
+		return to, 0, f.noDestination()
+	}
+	return to, protocol, nil
+}
+
+// readAsPort divides an address of IPv6 that reads as one with a port behind it, too.
+func readAsPort(text string) (addr, port string, ok bool) {
+	i := max(strings.LastIndex(text, ":"), 0)
+	addr, port = text[:i], strings.TrimPrefix(text[i:], ":")
+	whole, notWhole := netip.ParseAddr(text)
+	_, notAddr := netip.ParseAddr(addr)
+	_, notPort := strconv.ParseUint(port, 10, 16)
+	return addr, port, notWhole == nil && whole.Is6() && notAddr == nil && notPort == nil
+}
+
+func (f *traceFlags) noDestination() error {
+	return usagef("--to %q: must be an address, a port and a protocol like 10.96.0.10:53/udp or [fd00::1]:80/tcp, or an address alone", f.to)
 }
 
 // traced is what 'fairlead trace' prints.
@@ -130,8 +166,11 @@ func (f *traceFlags) run(cmd *cobra.Command, e env, p service.Packet) error {
 // trace asks the proxy, and then the kernel where that leads. Where only 'fairlead node'
 // runs there are no Services.
 func (f *traceFlags) trace(ctx context.Context, p service.Packet) (t traced, err error) {
-	in, _ := way.Entry(p.Src) // or nothing of it comes in
+	in, routed, _ := way.Entry(p.Src) // or nothing of it comes in
 	question := url.Values{"from": {p.Src.String()}, "to": {p.Dst.String()}, "protocol": {p.Protocol.String()}, "in": {in}}
+	if routed {
+		question.Set("routed", "yes")
+	}
 	err = f.ask(ctx, "/trace?"+question.Encode(), &t.Traced)
 	if errors.Is(err, fs.ErrNotExist) && f.askNode(ctx, new(nodeStatus)) == nil {
 		err, t.Unasked = nil, "not known: 'fairlead proxy' does not run here"
@@ -142,7 +181,7 @@ func (f *traceFlags) trace(ctx context.Context, p service.Packet) (t traced, err
 	t.Ways = map[netip.Addr]way.Way{}
 	find := func(to netip.AddrPort) {
 		if _, known := t.Ways[to.Addr()]; !known {
-			t.Ways[to.Addr()] = way.Find(ctx, way.Packet{Src: p.Src, Dst: to, Protocol: protocolOf(p)})
+			t.Ways[to.Addr()] = way.Find(ctx, way.Packet{Src: p.Src, Dst: to, Protocol: protocolOf(p), Past: t.Path == "packet"})
 		}
 	}
 	for _, endpoint := range t.Endpoints {
@@ -172,6 +211,12 @@ var verdicts = map[service.Verdict]string{
 	service.Drop:    "dropped in silence",
 }
 
+// paths in words: how the kernel leads a flow, where that says more than its mode.
+var paths = map[string]string{
+	"socket": "by the sender's socket, which gets its endpoint when it connects or sends",
+	"packet": "by its packets, past netfilter: rules of iptables and nftables do not see them",
+}
+
 func (t traced) print(w io.Writer, p service.Packet) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(what, why string) {
@@ -191,6 +236,7 @@ func (t traced) print(w io.Writer, p service.Packet) error {
 			row("affinity", fmt.Sprintf("the sender goes to the same one again for %s after its last flow", t.Affinity))
 		}
 		row("masquerade", t.Masquerade)
+		row("path", paths[t.Path])
 		row("verdict", verdicts[t.Verdict])
 	}
 	if t.Verdict == service.Pass {
@@ -258,6 +304,8 @@ func seen(e service.Fate, onward way.Way) string {
 		return fmt.Sprintf(", sees %s of this node: %s", onward.NAT.To, onward.NAT.Why)
 	case onward.NAT.Masqueraded:
 		return ", sees an address of this node: " + onward.NAT.Why
+	case onward.NAT.Past:
+		return ", sees the sender's own address and needs a route to it: past netfilter it keeps that, although " + onward.NAT.Why
 	}
 	return ""
 }

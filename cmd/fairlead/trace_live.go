@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead/fairlead/proxy/inspect"
-	"github.com/fairlead/fairlead/proxy/service"
 )
 
 // filter checks the flags of a trace that is live: all may be left out.
@@ -28,23 +27,13 @@ func (f *traceFlags) filter() (filter inspect.Filter, err error) {
 	if f.to == "" {
 		return filter, nil
 	}
-	to, protocol, found := strings.Cut(f.to, "/")
-	if found {
-		var p service.Protocol
-		if err := p.UnmarshalText([]byte(strings.ToLower(protocol))); err != nil {
-			return filter, usagef("--to %q: %w", f.to, err)
-		}
-		filter.Protocol = p.String()
-	}
-	if addr, err := netip.ParseAddr(to); err == nil {
-		filter.To = addr
-		return filter, nil
-	}
-	addrPort, err := netip.ParseAddrPort(to)
+	to, protocol, err := f.destination()
 	if err != nil {
-		return filter, usagef("--to %q: with --live it must be an address, with or without a port and a protocol, like 10.96.0.10 or 10.96.0.10:53/udp", f.to)
+		return filter, err
 	}
-	filter.To, filter.Port = addrPort.Addr(), addrPort.Port()
+	if filter.To, filter.Port = to.Addr(), to.Port(); protocol != 0 {
+		filter.Protocol = protocol.String()
+	}
 	return filter, nil
 }
 

@@ -42,9 +42,9 @@ type Options struct {
 	// Macvlan: nodes have a second network, of pods on the underlay itself, with
 	// addresses of a pool, and the macvlan shim. Not together with Routed.
 	Macvlan bool
-	// AgentFlags are more flags of fairlead node.
-	AgentFlags []string
-	BinDir     string // where fairlead, fairlead-cni and fairlead-lab are
+	// ProxyFlags are more flags of fairlead proxy, AgentFlags of fairlead node.
+	ProxyFlags, AgentFlags []string
+	BinDir                 string // where fairlead, fairlead-cni and fairlead-lab are
 	// Source starts what programs learn of the cluster from, in place of the
 	// directories that Apply writes to. It is called when the lab has its nodes, and
 	// nothing runs on them. What it starts in Outside ends with the lab.

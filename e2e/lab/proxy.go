@@ -41,7 +41,7 @@ func (n *Node) startProxy(opts Options, flags ...string) error {
 		"--inspect-socket", n.socket("proxy"),
 		"--state-file", filepath.Join(n.dir.node(n.Name), "cluster.state"),
 		// In every mode: in another than ebpf, what was left there is removed.
-		"--bpf-root", n.dir.bpf(n.Name)}, slices.Concat(n.sources.Proxy, flags)...)
+		"--bpf-root", n.dir.bpf(n.Name)}, slices.Concat(n.sources.Proxy, opts.ProxyFlags, flags)...)
 	if n.cgroup != nil {
 		args = append(args, "--cgroup-root", n.cgroup.Path)
 	}

@@ -281,6 +281,8 @@ func rowOf(t *service.Table, key service.Key, f service.Frontend) Row {
 type Traced struct {
 	service.Explanation
 	Service string `json:"service,omitempty"` // whose the destination is: namespace/name:port
+	// Path is how the flow is led, as in Event.Path; "" where it is not, or nobody knows.
+	Path string `json:"path,omitempty"`
 	// Next is the endpoint whose turn is the next; not valid where nobody knows.
 	Next netip.AddrPort `json:"next,omitzero"`
 	// Kernel says in what way the kernel has not what it should of that Service, and of
@@ -303,12 +305,30 @@ func (i *Inspector) next(t *service.Table, p service.Packet) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// lead adds how the kernel leads the flow. A socket that has its endpoint already sends
+// packets as to anybody: none of them is masqueraded for the Service's sake.
+func (i *Inspector) lead(t *Traced, f service.Frontend, p service.Packet, routed bool) {
+	if i.Path == nil || t.Verdict != service.Forward {
+		return
+	}
+	own := t.Class == service.FromNode || t.Class == service.FromPod && !routed
+	if t.Path = i.Path(f, p.Protocol, own); t.Path != "socket" {
+		return
+	}
+	t.Masquerade = "no: the socket is connected to the endpoint itself"
+	for n := range t.Endpoints {
+		t.Endpoints[n].Masquerade = false
+	}
+}
+
 // Trace says what becomes of a packet, as the Table has it and as far as the kernel has
-// the Table.
-func (i *Inspector) Trace(ctx context.Context, p service.Packet) (t Traced) {
+// the Table. routed: it comes from behind a router, and so from no pod of this node.
+func (i *Inspector) Trace(ctx context.Context, p service.Packet, routed bool) (t Traced) {
 	i.View.View(func(r *service.Resolver) {
 		t.Explanation = r.Explain(p)
 		t.Next = i.next(r.Table(), p)
+		f, _ := r.Table().Frontend(p.Dst, p.Protocol)
+		i.lead(&t, f, p, routed)
 	})
 	if t.Verdict != service.Pass {
 		t.Service = t.Origin.String()

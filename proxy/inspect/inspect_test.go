@@ -142,7 +142,7 @@ func TestTrace(t *testing.T) {
 	if err := client.Get(t.Context(), "/trace?from=10.244.1.2&to=10.96.0.10:80&protocol=tcp", &got); err != nil {
 		t.Fatal(err)
 	}
-	want := i.Trace(t.Context(), service.Packet{Src: netip.MustParseAddr("10.244.1.2"), Dst: netip.MustParseAddrPort("10.96.0.10:80"), Protocol: service.TCP})
+	want := i.Trace(t.Context(), service.Packet{Src: netip.MustParseAddr("10.244.1.2"), Dst: netip.MustParseAddrPort("10.96.0.10:80"), Protocol: service.TCP}, false)
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.IgnoreFields(service.Explanation{}, "Origin")); diff != "" || want.Verdict != service.Forward {
 		t.Errorf("verdict %v; (-want +got)\n%s", want.Verdict, diff)
 	}
@@ -152,7 +152,7 @@ func TestTrace(t *testing.T) {
 	i.Turns = func(key service.Key, class service.Class) (uint64, bool) {
 		return 7, key.Addr == netip.MustParseAddr("10.96.0.10") && class == service.FromPod
 	}
-	if next := i.Trace(t.Context(), service.Packet{Src: netip.MustParseAddr("10.244.1.2"), Dst: netip.MustParseAddrPort("10.96.0.10:80"), Protocol: service.TCP}).Next; next != netip.MustParseAddrPort("10.244.1.2:8080") {
+	if next := i.Trace(t.Context(), service.Packet{Src: netip.MustParseAddr("10.244.1.2"), Dst: netip.MustParseAddrPort("10.96.0.10:80"), Protocol: service.TCP}, false).Next; next != netip.MustParseAddrPort("10.244.1.2:8080") {
 		t.Errorf("next is %s", next)
 	}
 	if got.Service != "default/web:http" || !slices.Equal(got.Kernel, []string{"the hooks are missing", "one is missing"}) {
@@ -160,6 +160,29 @@ func TestTrace(t *testing.T) {
 	}
 	if err := client.Get(t.Context(), "/trace?from=x", &got); err == nil {
 		t.Error("a question that makes no sense was answered")
+	}
+}
+
+// What a socket leads is masqueraded by nobody, not even to the sender itself.
+func TestTraceBySocket(t *testing.T) {
+	i := inspector()
+	i.Path = func(_ service.Frontend, _ service.Protocol, own bool) string {
+		return map[bool]string{true: "socket", false: "packet"}[own]
+	}
+	for question, want := range map[string]Traced{
+		"from=10.244.1.2&to=10.96.0.10:80":             {Path: "socket"},
+		"from=10.244.1.2&to=10.96.0.10:80&routed=yes":  {Path: "packet", Explanation: service.Explanation{Endpoints: []service.Fate{{Masquerade: true}}}},
+		"from=203.0.113.9&to=10.96.0.10:80&routed=yes": {Path: "packet", Explanation: service.Explanation{Endpoints: []service.Fate{{Masquerade: true}}}},
+		"from=203.0.113.9&to=10.96.0.10:81&routed=yes": {},
+	} {
+		var got Traced
+		if err := served(t, i).Get(t.Context(), "/trace?protocol=tcp&"+question, &got); err != nil {
+			t.Fatal(err)
+		}
+		masquerades := func(t Traced) bool { return len(t.Endpoints) > 0 && t.Endpoints[0].Masquerade }
+		if got.Path != want.Path || masquerades(got) != masquerades(want) {
+			t.Errorf("%s: %+v", question, got)
+		}
 	}
 }
 

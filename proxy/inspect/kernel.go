@@ -21,6 +21,9 @@ type Kernel struct {
 	// Turns says how many flows a destination has led in turn, ok if it does; the next one
 	// goes to the backend of that number, modulo how many there are.
 	Turns func(key service.Key, class service.Class) (taken uint64, ok bool)
+	// Path says how the kernel leads flows to a frontend, those of this node's own senders
+	// or others, as in Event.Path.
+	Path func(f service.Frontend, protocol service.Protocol, own bool) string
 	// Outcomes counts how sockets and packets fared.
 	Outcomes func() ([]Outcome, error)
 	// Flows counts those that there are.

@@ -64,7 +64,7 @@ func listen(path string) (net.Listener, error) {
 //
 //	GET /status
 //	GET /services[?name=NAMESPACE/NAME|namespace=NAMESPACE][&kernel=no]
-//	GET /trace?from=ADDR&to=ADDR:PORT&protocol=tcp[&in=INTERFACE]
+//	GET /trace?from=ADDR&to=ADDR:PORT&protocol=tcp[&in=INTERFACE][&routed=yes]
 //	GET /live?filter=FILTER
 func (i *Inspector) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -92,7 +92,7 @@ func (i *Inspector) Handler() http.Handler {
 			return
 		}
 		p.In = r.FormValue("in")
-		answer(w, i.Trace(r.Context(), p))
+		answer(w, i.Trace(r.Context(), p, r.FormValue("routed") == "yes"))
 	})
 	mux.HandleFunc("GET /live", i.live)
 	return mux

@@ -14,19 +14,20 @@ import (
 )
 
 // Entry is the device by which packets of a sender come in: the one that leads back to
-// it. "" is this node itself. The error says that none does.
-func Entry(src netip.Addr) (string, error) {
+// it. "" is this node itself. routed: there is a router in between. The error says that
+// none does.
+func Entry(src netip.Addr) (device string, routed bool, err error) {
 	routes, err := netlink.RouteGet(src.AsSlice())
 	if err == nil && len(routes) == 0 {
 		err = unix.ENETUNREACH
 	}
 	if err != nil {
-		return "", fmt.Errorf("no route leads to %s (%w)", src, err)
+		return "", false, fmt.Errorf("no route leads to %s (%w)", src, err)
 	}
 	if routes[0].Type == unix.RTN_LOCAL {
-		return "", nil
+		return "", false, nil
 	}
-	return deviceName(routes[0].LinkIndex), nil
+	return deviceName(routes[0].LinkIndex), gatewayOf(routes[0]).IsValid(), nil
 }
 
 // deviceName is a device's name, or its number if it is gone.
@@ -40,7 +41,7 @@ func deviceName(index int) string {
 
 // route asks for the route of a packet, twice: what comes of it, and which one it is.
 func route(p Packet) Way {
-	in, err := Entry(p.Src)
+	in, _, err := Entry(p.Src)
 	if err != nil {
 		return Way{Error: fmt.Sprintf("not known: %v, so that nothing of it comes in here", err)}
 	}

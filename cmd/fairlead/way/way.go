@@ -23,6 +23,8 @@ type Packet struct {
 	Src      netip.Addr
 	Dst      netip.AddrPort // port 0: any
 	Protocol uint8          // of IP, as in unix.IPPROTO_TCP; 0: any
+	// Past: it is led past netfilter, whose rules do not see it.
+	Past bool
 }
 
 // Way is how a packet goes on.
@@ -52,6 +54,8 @@ type NAT struct {
 	Masqueraded bool       `json:"masqueraded"`
 	To          netip.Addr `json:"to,omitzero"` // the source it gets, as far as that is known
 	Why         string     `json:"why"`
+	// Past: rules would give it another source, as Why says, but do not see it.
+	Past bool `json:"past,omitempty"`
 	// Perhaps are rules that concern the packet if it is as they say of what only they know.
 	Perhaps []string `json:"perhaps,omitempty"`
 }
@@ -63,7 +67,15 @@ func Find(ctx context.Context, p Packet) Way {
 	if w.Error == "" && !w.Local {
 		w.NAT = nat(ctx, p, w)
 	}
+	if p.Past {
+		w.NAT = w.NAT.unseen()
+	}
 	return w
+}
+
+// unseen is what becomes of a source where the rules do not see the packet.
+func (n NAT) unseen() NAT {
+	return NAT{Past: n.Masqueraded, Why: n.Why}
 }
 
 // String is one sentence without an end.

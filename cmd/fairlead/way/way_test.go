@@ -201,6 +201,11 @@ func TestNATIsWhatHostsSee(t *testing.T) {
 					p.Src = netip.MustParseAddr("fd00:244:1::2")
 				}
 				way, saw := ask(t, w.node, p), w.sees(p.Dst)
+				past := p
+				past.Past = true
+				if nat := ask(t, w.node, past).NAT; nat.Masqueraded || nat.Past != way.NAT.Masqueraded {
+					t.Errorf("past netfilter: %+v", nat)
+				}
 				if (saw != p.Src) != want {
 					t.Fatalf("%s sees %s: the rules are not what the test wants", to, saw)
 				}
