@@ -58,6 +58,23 @@ func parseCIDR(path *field.Path, text string) (netip.Prefix, *field.Error) {
 	return cidr, nil
 }
 
+// parseCIDRs reads ranges, of each family one at most.
+func parseCIDRs(values []textAt) (cidrs []netip.Prefix, errs field.ErrorList) {
+	var families onePerFamily
+	for _, v := range values {
+		cidr, err := parseCIDR(v.path, v.text)
+		if err == nil {
+			err = families.add(v, cidr.Addr())
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		cidrs = append(cidrs, cidr)
+	}
+	return cidrs, errs
+}
+
 func familyOf(addr netip.Addr) corev1.IPFamily {
 	if addr.Is4() {
 		return corev1.IPv4Protocol
@@ -86,11 +103,16 @@ func plural(parent *field.Path, singular, one string, many []string) ([]textAt, 
 	if one != "" && one != many[0] {
 		errs = append(errs, field.Invalid(parent.Child(singular), one, fmt.Sprintf("must be the same as %s, which is %s", list.Index(0), many[0])))
 	}
-	values := make([]textAt, len(many))
-	for i, text := range many {
+	return entries(list, many), errs
+}
+
+// entries are the texts of a list.
+func entries(list *field.Path, texts []string) []textAt {
+	values := make([]textAt, len(texts))
+	for i, text := range texts {
 		values[i] = textAt{list.Index(i), text}
 	}
-	return values, errs
+	return values
 }
 
 // onePerFamily refuses a second address of a family.

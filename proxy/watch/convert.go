@@ -249,20 +249,8 @@ func nodeAddrs(given []corev1.NodeAddress) ([]netip.Addr, field.ErrorList) {
 
 func podCIDRs(spec *corev1.NodeSpec) ([]netip.Prefix, field.ErrorList) {
 	values, errs := plural(field.NewPath("spec"), "podCIDR", spec.PodCIDR, spec.PodCIDRs)
-	var families onePerFamily
-	var cidrs []netip.Prefix
-	for _, v := range values {
-		cidr, err := parseCIDR(v.path, v.text)
-		if err == nil {
-			err = families.add(v, cidr.Addr())
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		cidrs = append(cidrs, cidr)
-	}
-	return cidrs, errs
+	cidrs, wrong := parseCIDRs(values)
+	return cidrs, append(errs, wrong...)
 }
 
 func valueOr[T any](p *T, absent T) T {

@@ -235,6 +235,15 @@ kind: Node
 metadata: {name: n1}
 spec: {podCIDR: 10.244.1.0/24}`,
 		want: &service.Node{Name: "n1", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}},
+	}, {
+		name: "ServiceCIDR",
+		manifest: `
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes, uid: b0a7, finalizers: [networking.k8s.io/service-cidr-finalizer]}
+spec: {cidrs: [10.96.0.0/16, "fd00:96::/112"]}
+status: {conditions: [{type: Ready, status: "True"}]}`,
+		want: &ServiceCIDR{Name: "kubernetes", CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}},
 	}}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

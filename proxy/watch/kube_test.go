@@ -2,9 +2,11 @@ package watch
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -386,4 +388,65 @@ func TestKubeRemembersServiceCIDRs(t *testing.T) {
 	if r == nil || fmt.Sprint(r.now.value.(*ServiceCIDR).CIDRs) != "[10.96.0.0/16]" {
 		t.Errorf("remembered: %+v", r)
 	}
+}
+
+// A directory and an API server mean the same by ServiceCIDRs: those that are right, those
+// that are not, and those that go.
+func TestServiceCIDRsFromEither(t *testing.T) {
+	kube := newKube([]feed{nodeFeed(fields.Everything()), serviceCIDRFeed()})
+	do(t, kubeStore{kube, kube.feeds[0]}.Replace(nil, "1"))
+	store := kubeStore{kube, kube.feeds[1]}
+	path := filepath.Join(t.TempDir(), "services.yaml")
+	dir, err := NewDir(filepath.Dir(path))
+	do(t, err)
+	t.Cleanup(func() { _ = dir.Close() })
+	for _, step := range []struct {
+		cidrs []string // nil: it is gone
+		want  string
+	}{
+		{[]string{"10.96.0.0/16", "fd00:96::/112"}, "more is [10.96.0.0/16 fd00:96::/112]"},
+		{[]string{"10.97.0.0/16"}, "more is [10.97.0.0/16]"},
+		{[]string{"10.97.0.1/16"}, "more is gone; ServiceCIDR more: spec.cidrs[0]: Invalid value: \"10.97.0.1/16\": must not have bits set beyond the prefix length: write 10.97.0.0/16"},
+		{[]string{"10.97.0.0/16", "10.98.0.0/16"}, "ServiceCIDR more: spec.cidrs[1]: Invalid value: \"10.98.0.0/16\": must not be a second one of IPv4, after 10.97.0.0/16"},
+		{[]string{}, "ServiceCIDR more: spec.cidrs: Required value: a range of IPv4 or IPv6, or one of each"},
+		{[]string{"fd00:96::/112"}, "more is [fd00:96::/112]"},
+		{nil, "more is gone"},
+	} {
+		object := &networking.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: networking.ServiceCIDRSpec{CIDRs: step.cidrs}}
+		if step.cidrs == nil {
+			do(t, store.Replace(nil, "1"))
+			do(t, os.Remove(path))
+		} else {
+			do(t, store.Replace([]any{object}, "1"))
+			cidrs, err := json.Marshal(step.cidrs)
+			do(t, err)
+			write(t, path, fmt.Sprintf("{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: more}, spec: {cidrs: %s}}", cidrs))
+		}
+		for _, source := range []interface {
+			Next(context.Context) (News, error)
+		}{kube, dir} {
+			news, err := source.Next(t.Context())
+			do(t, err)
+			if got := toldRanges(news); got != step.want {
+				t.Errorf("%T of %q tells %q, want %q", source, step.cidrs, got, step.want)
+			}
+		}
+	}
+}
+
+// toldRanges is what News has of ServiceCIDRs, without the lines of files.
+func toldRanges(news News) string {
+	var out []string
+	for name, c := range news.ServiceCIDRs {
+		if c == nil {
+			out = append(out, name+" is gone")
+		} else {
+			out = append(out, fmt.Sprintf("%s is %s", name, c.CIDRs))
+		}
+	}
+	for _, p := range news.Problems {
+		p.Place = Place{}
+		out = append(out, p.String())
+	}
+	return strings.Join(out, "; ")
 }

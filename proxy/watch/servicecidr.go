@@ -21,15 +21,13 @@ const kindServiceCIDR = "ServiceCIDR"
 func convertServiceCIDR(obj *networking.ServiceCIDR) (*ServiceCIDR, field.ErrorList) {
 	errs := checkName(field.NewPath("metadata", "name"), obj.Name, validation.IsDNS1123Subdomain)
 	c := &ServiceCIDR{Name: obj.Name}
-	for i, text := range obj.Spec.CIDRs {
-		cidr, err := parseCIDR(field.NewPath("spec", "cidrs").Index(i), text)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		c.CIDRs = append(c.CIDRs, cidr)
+	path := field.NewPath("spec", "cidrs")
+	if len(obj.Spec.CIDRs) == 0 {
+		return c, append(errs, field.Required(path, "a range of IPv4 or IPv6, or one of each"))
 	}
-	return c, errs
+	cidrs, wrong := parseCIDRs(entries(path, obj.Spec.CIDRs))
+	c.CIDRs = cidrs
+	return c, append(errs, wrong...)
 }
 
 // serviceCIDRFeed may be refused: API servers have the kind since Kubernetes 1.33, and
