@@ -13,7 +13,7 @@ import (
 // nodeHealth answers how 'fairlead node' is:
 //
 //	/healthz  it works: nothing has failed, and the cluster was followed, for longer
-//	          than unhealthyAfter
+//	          than unhealthyAfter. It may wait for a person, and says for what
 //	/readyz   pods of this node are connected
 //
 // It is safe for concurrent use.
@@ -23,16 +23,17 @@ type nodeHealth struct {
 	mu     sync.Mutex
 	ready  bool      // what was last planned is in the kernel, and pods can be made
 	failed time.Time // since when it fails; zero: it does not
+	waits  string    // what a person has to do before pods can be made; "": nothing
 }
 
 // unhealthyAfter is how long trying again is worth while: it includes several of
 // the longest waits between two tries.
 const unhealthyAfter = time.Minute
 
-func (h *nodeHealth) tell(ok, ready bool) {
+func (h *nodeHealth) tell(ok, ready bool, waits string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ready = ok && ready
+	h.ready, h.waits = ok && ready && waits == "", waits
 	switch {
 	case ok:
 		h.failed = time.Time{}
@@ -64,10 +65,20 @@ func (h *nodeHealth) trouble(now time.Time) error {
 func (h *nodeHealth) unready() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.ready {
+	switch {
+	case h.waits != "":
+		return errors.New(h.waits)
+	case !h.ready:
 		return errors.New("pods are not connected: see the log")
 	}
 	return nil
+}
+
+// waiting says what a person has to do, "" if nothing.
+func (h *nodeHealth) waiting() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.waits
 }
 
 // ServeHTTP implements http.Handler.
@@ -84,6 +95,10 @@ func (h *nodeHealth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	if waits := h.waiting(); waits != "" {
+		fmt.Fprintln(w, "waiting:", waits)
 		return
 	}
 	fmt.Fprintln(w, "ok")

@@ -25,19 +25,19 @@ type hostLocalGuard struct {
 	passed bool // there were none: from now on Fairlead alone makes pods
 }
 
-// check says which of these addresses are of the ranges. Those of an earlier boot, which
-// host-local keeps, are of no pod.
-func (g *hostLocalGuard) check(ctx context.Context, ranges []netip.Prefix) error {
+// check says what is to be done about addresses of the ranges before pods may be made,
+// "" if nothing. Those of an earlier boot, which host-local keeps, are of no pod.
+func (g *hostLocalGuard) check(ctx context.Context, ranges []netip.Prefix) (todo string, err error) {
 	if g.passed || g.dir == "" || len(ranges) == 0 {
-		return nil
+		return "", nil
 	}
 	networks, err := os.ReadDir(g.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("look for addresses of host-local: %w", err)
+		return "", fmt.Errorf("look for addresses of host-local: %w", err)
 	}
 	since, err := booted()
 	if err != nil {
-		return err
+		return "", err
 	}
 	for _, n := range networks {
 		if !n.IsDir() {
@@ -45,15 +45,15 @@ func (g *hostLocalGuard) check(ctx context.Context, ranges []netip.Prefix) error
 		}
 		leases, err := g.untaken(ctx, n.Name(), ranges, since)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if len(leases) > 0 {
-			return fmt.Errorf("no pods are made here: host-local has addresses of this node's ranges for %s in %s, such as %s for %s: take them over by 'fairlead ipam import-host-local --from-network %s', or remove the directory if there are no such pods",
-				counted(len(leases), "pod"), filepath.Join(g.dir, n.Name()), leases[0].Addrs[0], leases[0].Owner, n.Name())
+			return fmt.Sprintf("no pods are made here: host-local has addresses of this node's ranges for %s in %s, such as %s for %s: take them over by 'fairlead ipam import-host-local --from-network %s', or remove the directory if there are no such pods",
+				counted(len(leases), "pod"), filepath.Join(g.dir, n.Name()), leases[0].Addrs[0], leases[0].Owner, n.Name()), nil
 		}
 	}
 	g.passed = true
-	return nil
+	return "", nil
 }
 
 // booted is when the kernel started.

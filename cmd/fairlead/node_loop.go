@@ -53,6 +53,7 @@ type nodeLoop struct {
 	unfiltered []cninode.Problem             // that the last repair of the packet filter found
 	reported   map[cninode.Problem]bool      // those that were logged and last
 	connected  bool                          // the kernel has what was last planned
+	waits      string                        // what a person has to do before pods can be made; "": nothing
 }
 
 // open opens the kernel of the network namespace of the calling thread.
@@ -280,7 +281,7 @@ func (l *nodeLoop) sync() bool {
 		// What is programmed stays: this is more likely a mistake than an order.
 		l.problems = []cninode.Problem{{Kind: "NodeUnknown", Member: l.name, Text: "the cluster has no node of this name, nothing is changed: see --node-name"}}
 		l.report()
-		l.health.tell(true, false)
+		l.health.tell(true, false, "")
 		l.inspector.tried(nodeCounts{Nodes: len(l.nodes), Programmed: l.kernel.Routes()})
 		return true
 	}
@@ -304,7 +305,7 @@ func (l *nodeLoop) sync() bool {
 		l.log.Info("connected", "nodes", len(l.nodes), "routes", plan.Routes, "tunnels", plan.Tunnels, "mtu", plan.MTU, "took", time.Since(started))
 	}
 	l.connected = ok
-	l.health.tell(ok, plan.Ready)
+	l.health.tell(ok || l.waits != "", plan.Ready, l.waits)
 	l.inspector.tried(nodeCounts{
 		Connected: ok && plan.Ready, Nodes: len(l.nodes), Wanted: plan.Routes, Programmed: l.kernel.Routes(), Tunnels: plan.Tunnels, MTU: plan.MTU,
 	})
@@ -314,6 +315,7 @@ func (l *nodeLoop) sync() bool {
 // program does all that pods need, and then tells the runtime that it may make
 // some. It returns what could not be done.
 func (l *nodeLoop) program(self cninode.Member) (failed []cninode.Problem) {
+	l.waits = ""
 	try := func(what string, kind cninode.Kind, do func() error) {
 		problems := cninode.Failed(l.name, do())
 		if len(problems) > 0 {
@@ -330,14 +332,21 @@ func (l *nodeLoop) program(self cninode.Member) (failed []cninode.Problem) {
 	try("masquerade", "NotMasqueraded", func() error { return l.masquerade(self) })
 	try("install", "NotInstalled", l.installer.plugin)
 	if plan := l.planner.Summary(); len(failed) == 0 && plan.Ready {
-		try("install", "NotInstalled", func() error {
-			if err := l.guard.check(context.Background(), self.PodCIDRs); err != nil {
-				return err
-			}
-			return l.installer.config(install.Values{NodeName: self.Name, PodCIDRs: self.PodCIDRs, MTU: plan.MTU}, l.pools.config)
-		})
+		try("install", "NotInstalled", func() error { return l.invite(self, plan.MTU) })
 	}
 	return failed
+}
+
+// invite tells the runtime that it may make pods, unless a person has to see to those
+// that there are.
+func (l *nodeLoop) invite(self cninode.Member, mtu int) (err error) {
+	if l.waits, err = l.guard.check(context.Background(), self.PodCIDRs); err != nil {
+		return err
+	}
+	if l.waits != "" {
+		return errors.New(l.waits)
+	}
+	return l.installer.config(install.Values{NodeName: self.Name, PodCIDRs: self.PodCIDRs, MTU: mtu}, l.pools.config)
 }
 
 // connect programs the plan: what has changed of it, if the kernel has all else.
