@@ -11,6 +11,8 @@ import (
 	"os"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead/fairlead/cni/node"
 )
 
@@ -48,6 +50,8 @@ type Node struct {
 	// Strangers names programs of others at the hooks of sockets; none where that cannot
 	// be told.
 	Strangers func() []string
+	// Unkept says that nothing keeps the clock right, as far as the kernel knows.
+	Unkept func() bool
 	// ConfDir is where the container runtime looks for network configurations.
 	ConfDir string
 	// Agent asks 'fairlead node'; nil: it does not run here.
@@ -140,7 +144,13 @@ func (n Node) exists(path string) bool {
 }
 
 // Host is the node on which the process runs, as far as its files say.
-func Host(confDir string) Node { return Node{Root: os.DirFS("/"), ConfDir: confDir} }
+func Host(confDir string) Node {
+	return Node{Root: os.DirFS("/"), ConfDir: confDir, Unkept: func() bool {
+		var t unix.Timex
+		_, err := unix.Adjtimex(&t)
+		return err == nil && t.Status&unix.STA_UNSYNC != 0
+	}}
+}
 
 // rights tells that some checks are left out, which would find nothing.
 func rights(_ context.Context, n Node) []Finding {

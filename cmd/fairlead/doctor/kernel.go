@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fairlead/fairlead/proxy/conntrack"
 )
 
@@ -160,9 +158,8 @@ func mounted(mounts, fstype string) bool {
 
 // clock looks whether something keeps the clock right: certificates and leases of
 // the API depend on it.
-func clock(context.Context, Node) []Finding {
-	var t unix.Timex
-	if _, err := unix.Adjtimex(&t); err != nil || t.Status&unix.STA_UNSYNC == 0 {
+func clock(_ context.Context, n Node) []Finding {
+	if !n.Unkept() {
 		return well("kept right")
 	}
 	return []Finding{{
