@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
+
+	"github.com/fairlead/fairlead/cni/host/xtables"
 )
 
 // The variants of iptables: which part of the kernel holds the rules.
@@ -26,8 +27,8 @@ var hints = []string{":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "}
 func HostVariant(ctx context.Context) (string, error) {
 	var saved [2]string
 	for i, variant := range []string{NFT, Legacy} {
-		if variant == Legacy && !legacyInUse("ip_tables_names") {
-			break // iptables-legacy-save would make the tables that it looks for
+		if variant == Legacy && !legacyInUse(false) {
+			break
 		}
 		path, err := exec.LookPath("iptables-" + variant + "-save")
 		if err != nil {
@@ -69,17 +70,17 @@ func rules(saved string) int { return strings.Count(saved, "\n-A ") }
 // rules. The error wraps exec.ErrNotFound if there are no commands.
 func Left(ctx context.Context, variant string) (bool, error) {
 	var missing []error
-	for _, family := range []struct{ command, tables string }{{"iptables", "ip_tables_names"}, {"ip6tables", "ip6_tables_names"}} {
-		name := family.command + "-save"
+	for _, command := range []string{"iptables", "ip6tables"} {
+		name := command + "-save"
 		if variant != "" {
-			name = family.command + "-" + variant + "-save"
+			name = command + "-" + variant + "-save"
 		}
 		path, err := exec.LookPath(name)
 		if err != nil {
 			missing = append(missing, err)
 			continue
 		}
-		if variant == Legacy && !legacyInUse(family.tables) {
+		if variant == Legacy && !legacyInUse(command == "ip6tables") {
 			continue
 		}
 		out, err := save(ctx, path)
@@ -93,12 +94,9 @@ func Left(ctx context.Context, variant string) (bool, error) {
 	return false, nil
 }
 
-// legacyInUse says whether this network namespace has a table of ip_tables, or of
-// ip6_tables, by the name of the file that lists them.
-func legacyInUse(list string) bool {
-	names, err := os.ReadFile("/proc/thread-self/net/" + list)
-	if errors.Is(err, os.ErrNotExist) {
-		return false
-	}
-	return err != nil || len(names) > 0
+// legacyInUse says whether iptables-legacy-save may be called: there may be a table, or
+// it would make those that it looks for.
+func legacyInUse(ipv6 bool) bool {
+	tables, err := xtables.Tables(ipv6)
+	return err != nil || len(tables) > 0
 }

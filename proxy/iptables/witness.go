@@ -112,7 +112,8 @@ func (l *listener) hear(e nftnews.Event) {
 
 // census counts. Of ip_tables the kernel tells nothing, but to ask how many rules a
 // table has, and where each hook's begin, costs a microsecond. What takes away as many
-// bytes as it adds is not seen by it.
+// bytes as it adds is not seen by it. It is for families that we have rules in: to ask for
+// a table makes it (see package xtables).
 type census struct {
 	socket int
 	level  int                  // of the socket option

@@ -10,12 +10,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead/fairlead/cni/host/xtables"
 )
 
 // Leftover is a part of what kube-proxy has left.
@@ -48,8 +49,10 @@ func Find(ctx context.Context) ([]Leftover, error) {
 func iptables(ctx context.Context) ([]Leftover, error) {
 	var found []Leftover
 	for _, program := range []string{"iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"} {
-		if family, ok := strings.CutSuffix(program, "tables-legacy"); ok && !hasTables(family+"_tables") {
-			continue // the command would make the tables that it looks for
+		if family, legacy := strings.CutSuffix(program, "tables-legacy"); legacy {
+			if tables, err := xtables.Tables(family == "ip6"); err != nil || len(tables) == 0 {
+				continue // the command would make the tables that it looks for
+			}
 		}
 		script, chains, err := script(ctx, program)
 		switch {
@@ -66,13 +69,6 @@ func iptables(ctx context.Context) ([]Leftover, error) {
 		}})
 	}
 	return found, nil
-}
-
-// hasTables says whether the network namespace has a table of ip_tables or
-// ip6_tables.
-func hasTables(family string) bool {
-	names, err := os.ReadFile("/proc/thread-self/net/" + family + "_names")
-	return err == nil && len(names) > 0
 }
 
 func script(ctx context.Context, program string) (script []byte, chains int, err error) {

@@ -5,26 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/cni/host/xtables"
 )
 
 // throughLegacy leads a packet through the nat table of iptables-legacy, which
 // nftables does not know. It reports whether a rule there gives it another source.
 func throughLegacy(ctx context.Context, g *passage) (bool, error) {
-	command, tables := "iptables-legacy-save", "/proc/thread-self/net/ip_tables_names"
+	command := "iptables-legacy-save"
 	if g.Src.Is6() {
-		command, tables = "ip6tables-legacy-save", "/proc/thread-self/net/ip6_tables_names"
+		command = "ip6tables-legacy-save"
 	}
-	names, _ := os.ReadFile(tables) // none: there is no table
-	if !strings.Contains("\n"+string(names), "\nnat\n") {
+	tables, err := xtables.Tables(g.Src.Is6())
+	if err == nil && !slices.Contains(tables, "nat") {
 		return false, nil // the command would make the table that it reads
 	}
-	out, err := exec.CommandContext(ctx, command, "-t", "nat").Output()
+	var out []byte
+	if err == nil {
+		out, err = exec.CommandContext(ctx, command, "-t", "nat").Output()
+	}
 	if errors.Is(err, exec.ErrNotFound) {
 		return false, errors.New("a rule of iptables-legacy, which is in use here and not installed,")
 	}
