@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"strings"
 
@@ -58,9 +57,6 @@ func (f *nodeSocketFlag) askNode(ctx context.Context, s *nodeStatus) error {
 
 // explain adds to an error what to do about it.
 func explain(err error) error {
-	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: only root may ask", err)
-	}
 	if errors.Is(err, inspect.ErrNobody) {
 		return fmt.Errorf("%w: is it started, with --inspect-socket as here?", err)
 	}

@@ -37,18 +37,19 @@ endpoints go on. What is kubelet's stays.`,
   fairlead cleanup --kube-proxy --yes`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			if os.Geteuid() != 0 {
+				return errors.New("only root may take from the kernel what is programmed: nothing was changed")
+			}
 			if kubeProxy {
 				return cleanupKubeProxy(cmd.Context(), e, yes)
 			}
-			err := cleanupProxy(cmd.Context(), f)
-			var usage usageError
-			if errors.As(err, &usage) {
+			if err := errors.Join(cleanupProxy(cmd.Context(), f), cleanupNode(confDir)); err != nil {
 				return err
 			}
-			if err := errors.Join(err, cleanupNode(confDir)); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(e.stdout, "removed all rules and routes of Fairlead")
+			_, err := fmt.Fprintln(e.stdout, "removed all rules and routes of Fairlead")
 			return err
 		},
 	}
@@ -113,9 +114,6 @@ func runningHere(name string) int {
 // cleanupProxy removes what 'fairlead proxy' programmed, in whatever mode. What flows of
 // packets there are go on if another proxy's rules are in the kernel.
 func cleanupProxy(ctx context.Context, f backendFlags) error {
-	if err := f.check(); err != nil {
-		return err
-	}
 	return errors.Join(bpf.HandOver(f.bpf.Root), f.cleanupIptables(ctx))
 }
 

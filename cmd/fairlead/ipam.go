@@ -35,17 +35,7 @@ func (f *ipamFlags) register(cmd *cobra.Command) {
 }
 
 func ipamCommand(e env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "ipam",
-		Short: "Look at and repair which pod has which address on this node",
-		Args:  cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q: see 'fairlead ipam --help'", args[0])
-			}
-			return cmd.Help()
-		},
-	}
+	cmd := onlyOthers(&cobra.Command{Use: "ipam", Short: "Look at and repair which pod has which address on this node"})
 	cmd.AddCommand(ipamShowCommand(e), ipamListCommand(e), ipamReleaseCommand(e), ipamCheckCommand(e), ipamImportCommand(e), ipamExportCommand(e))
 	return cmd
 }

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -56,36 +58,34 @@ func usagef(format string, args ...any) error {
 // run executes a command line and returns the exit code.
 func run(ctx context.Context, args []string, e env) int {
 	root := rootCommand(e)
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		onlyOthers(completion)
+	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	var usage usageError
-	switch {
-	case err == nil:
+	if err == nil {
 		return exitOK
-	case errors.As(err, &usage):
-		fmt.Fprintln(e.stderr, "fairlead:", err)
+	}
+	text := strings.TrimSpace(err.Error())
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		text += " (this is not root)"
+	}
+	fmt.Fprintln(e.stderr, "fairlead:", text)
+	if usage := (usageError{}); errors.As(err, &usage) {
 		return exitUsage
 	}
-	fmt.Fprintln(e.stderr, "fairlead:", err)
 	return exitFailed
 }
 
 // rootCommand has all commands.
 func rootCommand(e env) *cobra.Command {
-	root := &cobra.Command{
+	root := onlyOthers(&cobra.Command{
 		Use:           "fairlead",
 		Short:         "Services for the pods of a Kubernetes node",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		// Without this, cobra reports an unknown command with exit code 1.
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q: see 'fairlead --help'", args[0])
-			}
-			return cmd.Help()
-		},
-		Args: cobra.ArbitraryArgs,
-	}
+	})
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -94,6 +94,19 @@ func rootCommand(e env) *cobra.Command {
 	root.AddCommand(proxyCommand(e), cleanupCommand(e), ipamCommand(e), nodeCommand(e),
 		statusCommand(e), servicesCommand(e), traceCommand(e), doctorCommand(e), versionCommand(e), manCommand())
 	return root
+}
+
+// onlyOthers makes a command one that only has others. Without this, cobra reports an unknown
+// one with exit code 1, or not at all.
+func onlyOthers(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usagef("unknown command %q: see '%s --help'", args[0], cmd.CommandPath())
+		}
+		return cmd.Help()
+	}
+	return cmd
 }
 
 func versionCommand(e env) *cobra.Command {

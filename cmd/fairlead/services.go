@@ -80,6 +80,9 @@ func servicesQuestion(namespace string, args []string) (string, error) {
 	case namespace != "" && namespace != in:
 		return "", usagef("--namespace %s: %s is in another one", namespace, args[0])
 	}
+	if in == "" || name == "" || strings.Contains(name, "/") {
+		return "", usagef("service %q: must be a name, or a namespace and a name like kube-system/kube-dns", args[0])
+	}
 	return "/services?" + url.Values{"name": {in + "/" + name}}.Encode(), nil
 }
 
