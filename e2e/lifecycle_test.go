@@ -2,8 +2,8 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -71,9 +71,10 @@ func TestCleanup(t *testing.T) {
 				t.Error("before, nothing is there")
 			}
 			for range 2 {
-				if _, err := node.Output(t.Context(), filepath.Join(programs.Dir(t), "fairlead"), "cleanup", "--bpf-root", node.BPFRoot(),
-					"--cni-conf-dir", t.TempDir()); err != nil {
-					t.Fatal(err)
+				o := finish(t, inNode(t, node, fairlead(t.Context(), t, "cleanup", "--bpf-root", node.BPFRoot(), "--cni-conf-dir", t.TempDir())))
+				told := strings.Contains(o.stderr, fmt.Sprintf("'fairlead node' runs here (process %d)", node.AgentProcess().PID))
+				if o.code != 0 || !told || strings.Contains(o.stderr, "'fairlead proxy'") {
+					t.Fatalf("cleanup: %+v", o)
 				}
 			}
 			if n := left(t, node); n > 0 {

@@ -28,7 +28,8 @@ func cleanupCommand(e env) *cobra.Command {
 Services stop working on this node unless another proxy serves them, its pods are
 cut off from those of other nodes, and the container runtime makes no more of them.
 The CNI plugin itself stays: the runtime needs it to remove the pods that there
-are. It may be run at any time and twice.
+are. It may be run at any time and twice; a proxy or node that runs here makes again
+what it needs, which is told.
 
 With --kube-proxy it removes what kube-proxy has left in place of that, after asking:
 its chains and tables, in whatever mode it ran. Connections that it led to their
@@ -49,6 +50,11 @@ endpoints go on. What is kubelet's stays.`,
 			if err := errors.Join(cleanupProxy(cmd.Context(), f), cleanupNode(confDir)); err != nil {
 				return err
 			}
+			for _, command := range []string{"proxy", "node"} {
+				if pid := runningHere("fairlead", command); pid != 0 {
+					fmt.Fprintf(e.stderr, "fairlead: 'fairlead %s' runs here (process %d) and makes again what it needs: end it, and do this once more\n", command, pid)
+				}
+			}
 			_, err := fmt.Fprintln(e.stdout, "removed all rules and routes of Fairlead")
 			return err
 		},
@@ -62,7 +68,7 @@ endpoints go on. What is kubelet's stays.`,
 
 // cleanupKubeProxy removes what kube-proxy has left, if it does not run any more.
 func cleanupKubeProxy(ctx context.Context, e env, yes bool) error {
-	if pid := runningHere("kube-proxy"); pid != 0 {
+	if pid := runningHere("kube-proxy", ""); pid != 0 {
 		return fmt.Errorf("kube-proxy runs here (process %d) and would make its rules again: end it first; nothing was changed", pid)
 	}
 	found, err := kubeproxy.Find(ctx)
@@ -91,9 +97,9 @@ func cleanupKubeProxy(ctx context.Context, e env, yes bool) error {
 	return nil
 }
 
-// runningHere is a process of that name in this network namespace, 0 if none is to
-// be seen.
-func runningHere(name string) int {
+// runningHere is a process of that name in this network namespace, with that
+// argument unless it is "". It is 0 if none is to be seen.
+func runningHere(name, command string) int {
 	here, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return 0
@@ -103,6 +109,9 @@ func runningHere(name string) int {
 		comm, err := os.ReadFile(file)
 		dir := filepath.Dir(file)
 		if ns, nsErr := os.Readlink(dir + "/ns/net"); err != nil || nsErr != nil || ns != here || strings.TrimSpace(string(comm)) != name {
+			continue
+		}
+		if line, _ := os.ReadFile(dir + "/cmdline"); command != "" && !strings.Contains(string(line), "\x00"+command+"\x00") {
 			continue
 		}
 		pid, _ := strconv.Atoi(filepath.Base(dir)) // the pattern has it begin with a digit

@@ -316,6 +316,9 @@ func (i *Inspector) lead(t *Traced, f service.Frontend, p service.Packet, routed
 		return
 	}
 	t.Masquerade = "no: the socket is connected to the endpoint itself"
+	if t.Class == service.FromNode {
+		t.Masquerade += ", from the node's address on the way there"
+	}
 	for n := range t.Endpoints {
 		t.Endpoints[n].Masquerade = false
 	}

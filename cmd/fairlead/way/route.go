@@ -46,7 +46,10 @@ func route(p Packet) Way {
 		return Way{Error: fmt.Sprintf("not known: %v, so that nothing of it comes in here", err)}
 	}
 	w := Way{In: in}
-	options := netlink.RouteGetOptions{Iif: in, SrcAddr: p.Src.AsSlice()}
+	options := netlink.RouteGetOptions{Iif: in}
+	if !p.Src.IsLoopback() { // which leaves the node as another one
+		options.SrcAddr = p.Src.AsSlice()
+	}
 	routes, err := netlink.RouteGetWithOptions(p.Dst.Addr().AsSlice(), &options)
 	if err == nil && len(routes) == 0 {
 		err = unix.ENETUNREACH

@@ -250,6 +250,7 @@ func TestRoutes(t *testing.T) {
 		{"192.0.2.1", "10.66.0.1", "no route (network is unreachable)", ""},
 		{"10.244.1.2", "10.67.0.1", "dropped: a route leads nowhere (blackhole), or no packet may have these addresses", ""},
 		{"10.244.1.2", "10.68.0.1", "rejected: a route prohibits it", ""},
+		{"127.0.0.1", "192.0.2.9", "by eth0", "192.0.2.0/24 dev eth0 (proto kernel)"},
 		{"10.244.1.2", "10.244.1.1", "this node itself", "10.244.1.1/32 dev cni0 (proto kernel)"},
 		{"10.99.0.1", "10.244.1.2", "not known: no route leads to 10.99.0.1 (network is unreachable), so that nothing of it comes in here", ""},
 		{"10.244.1.2", "192.0.2.66", "by eth0, but 192.0.2.66 does not answer there", "192.0.2.0/24 dev eth0 (proto kernel)"},
