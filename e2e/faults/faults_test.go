@@ -36,6 +36,16 @@ func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 // modes are those of the proxies.
 var modes = []string{"iptables", "ebpf"}
 
+// ways are those in which a proxy programs the kernel.
+var ways = []struct {
+	name, mode string
+	flags      []string
+}{
+	{"iptables-nft", "iptables", []string{"--iptables-variant", "nft"}},
+	{"iptables-legacy", "iptables", []string{"--iptables-variant", "legacy"}},
+	{"ebpf", "ebpf", nil},
+}
+
 // TestFaults has one thing after the other happen to a cluster, in each mode.
 func TestFaults(t *testing.T) {
 	for _, mode := range modes {

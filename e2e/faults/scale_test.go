@@ -23,14 +23,7 @@ import (
 // TestScale has more of everything than most clusters have, with each way to program
 // the kernel.
 func TestScale(t *testing.T) {
-	for _, tt := range []struct {
-		name, mode string
-		flags      []string
-	}{
-		{"iptables-nft", "iptables", []string{"--iptables-variant", "nft"}},
-		{"iptables-legacy", "iptables", []string{"--iptables-variant", "legacy"}},
-		{"ebpf", "ebpf", nil},
-	} {
+	for _, tt := range ways {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCluster(t, 2, tt.mode)
 			for _, n := range c.Nodes {

@@ -21,6 +21,7 @@ import (
 
 var (
 	soakLasts = flag.Duration("soak", 3*time.Second, "how long TestSoak lasts in each mode")
+	soakPause = flag.Duration("soak-pause", 0, "between two changes in TestSoak, and two requests of each of its clients: a soak that leaves the machine to others")
 	soakSeed  = flag.Uint64("seed", 0, "what happens in TestSoak; 0: something else each time")
 )
 
@@ -32,14 +33,18 @@ func TestSoak(t *testing.T) {
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
-	for _, mode := range modes {
-		t.Run(mode, func(t *testing.T) {
+	for _, tt := range ways {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Logf("to repeat: -seed %d -soak %s", seed, *soakLasts)
-			s := &soak{cluster: newCluster(t, 2, mode), random: rand.New(rand.NewPCG(seed, 0)), services: map[string]*corev1.Service{}}
+			s := &soak{cluster: newCluster(t, 2, tt.mode), flags: tt.flags, random: rand.New(rand.NewPCG(seed, 0)), services: map[string]*corev1.Service{}}
+			s.Restart(t, s.Nodes[1], unix.SIGTERM, s.mode, s.flags...) // the first one's is restarted now and then
 			s.warmUp(t)
 			before := s.look(t)
+			for i := range s.sources {
+				s.sources[i].Pause = *soakPause
+			}
 			tr := traffic.Start(t, s.sources...)
-			for end := time.Now().Add(*soakLasts); time.Now().Before(end); {
+			for end := time.Now().Add(*soakLasts); time.Now().Before(end); time.Sleep(*soakPause) {
 				s.step(t)
 			}
 			s.tidy(t)
@@ -52,6 +57,7 @@ func TestSoak(t *testing.T) {
 
 type soak struct {
 	cluster
+	flags    []string // of the proxies
 	random   *rand.Rand
 	pods     []*lab.Pod
 	services map[string]*corev1.Service
@@ -167,7 +173,7 @@ func (s *soak) restart(t *testing.T) {
 	if err := s.RestartAgent(s.Nodes[0]); err != nil {
 		t.Fatal(err)
 	}
-	s.Restart(t, s.Nodes[0], signal, s.mode)
+	s.Restart(t, s.Nodes[0], signal, s.mode, s.flags...)
 }
 
 // tidy takes everything away, and waits until the proxies have.

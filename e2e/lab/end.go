@@ -15,7 +15,7 @@ import (
 // the kernel gets to carry that out.
 const (
 	termGrace = 3 * time.Second
-	killGrace = 10 * time.Second
+	killGrace = time.Minute
 )
 
 // endProcesses ends every process that is in one of the namespaces bound to

@@ -5,6 +5,7 @@
 package traffic
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -22,10 +23,13 @@ import (
 // Source is somebody who asks: from a pod to virtual IPs it is by sockets, from outside
 // to node ports by packets.
 type Source struct {
-	Name string
-	NS   *netns.NS
-	To   []echo.Endpoint
+	Name  string
+	NS    *netns.NS
+	To    []echo.Endpoint
+	Pause time.Duration // between two requests of one client; 0: 10 ms
 }
+
+func (s Source) pause() time.Duration { return cmp.Or(s.Pause, 10*time.Millisecond) }
 
 // Traffic is connections that last, and others that are made all the time.
 type Traffic struct {
@@ -46,21 +50,13 @@ const (
 	slow     = time.Second
 )
 
-// pause is between two requests of one client, if it is not told how many it is to make.
-const pause = 10 * time.Millisecond
-
 // Start has every source ask everybody: on a connection that lasts, and on new ones,
 // one after the other. It returns when all have been answered.
 func Start(t testing.TB, sources ...Source) *Traffic {
 	t.Helper()
-	tr := begin(t)
-	ctx := tr.newly(t, 0, sources)
-	for _, from := range sources {
-		for _, to := range from.To {
-			lasting := newSession(t, from.NS, to)
-			tr.all.Go(func() { tr.last(ctx, kind(from, to)+" lasting", lasting) })
-		}
-	}
+	tr, ctx := begin(t)
+	tr.newly(ctx, 0, sources)
+	tr.lasting(ctx, t, sources)
 	tr.GoOn(t)
 	return tr
 }
@@ -74,31 +70,40 @@ func StartNew(t testing.TB, perSecond int, sources ...Source) *Traffic {
 	for _, from := range sources {
 		kinds += len(from.To)
 	}
-	tr := begin(t)
-	tr.newly(t, time.Duration(kinds)*time.Second/time.Duration(perSecond), sources)
+	tr, ctx := begin(t)
+	tr.newly(ctx, time.Duration(kinds)*time.Second/time.Duration(perSecond), sources)
 	tr.GoOn(t)
 	return tr
 }
 
-func begin(t testing.TB) *Traffic {
-	tr := &Traffic{began: time.Now(), asked: map[string]int{}, failed: map[string][]string{}, late: map[string]int{}}
+func begin(t testing.TB) (*Traffic, context.Context) {
+	ctx, stop := context.WithCancel(t.Context())
+	tr := &Traffic{stop: stop, began: time.Now(), asked: map[string]int{}, failed: map[string][]string{}, late: map[string]int{}}
 	t.Cleanup(func() { // of a test that ends early
 		tr.stop()
 		tr.all.Wait()
 	})
-	return tr
+	return tr, ctx
 }
 
 // newly has each source begin to connect to everybody, each every so often.
-func (tr *Traffic) newly(t testing.TB, every time.Duration, sources []Source) context.Context {
-	ctx, stop := context.WithCancel(t.Context())
-	tr.stop = stop
+func (tr *Traffic) newly(ctx context.Context, every time.Duration, sources []Source) {
 	for _, from := range sources {
 		for _, to := range from.To {
 			tr.all.Go(func() { tr.openIn(ctx, from, to, every) })
 		}
 	}
-	return ctx
+}
+
+// lasting has each source ask everybody on a connection that lasts.
+func (tr *Traffic) lasting(ctx context.Context, t testing.TB, sources []Source) {
+	t.Helper()
+	for _, from := range sources {
+		for _, to := range from.To {
+			session := newSession(t, from.NS, to)
+			tr.all.Go(func() { tr.last(ctx, kind(from, to)+" lasting", session, from.pause()) })
+		}
+	}
 }
 
 func kind(from Source, to echo.Endpoint) string {
@@ -121,7 +126,7 @@ func newSession(t testing.TB, ns *netns.NS, to echo.Endpoint) *echo.Session {
 }
 
 // last asks on one connection, which has one backend.
-func (tr *Traffic) last(ctx context.Context, kind string, session *echo.Session) {
+func (tr *Traffic) last(ctx context.Context, kind string, session *echo.Session, pause time.Duration) {
 	defer func() { _ = session.Close() }()
 	name := ""
 	for ctx.Err() == nil {
@@ -146,19 +151,19 @@ func (tr *Traffic) last(ctx context.Context, kind string, session *echo.Session)
 // openIn is open on one thread, which stays in the namespace (and the cgroup): to go
 // there for each connection takes longer than the connection.
 func (tr *Traffic) openIn(ctx context.Context, from Source, to echo.Endpoint, every time.Duration) {
-	kind := kind(from, to) + " new"
 	err := from.NS.Do(func() error {
-		tr.open(ctx, kind, to, every)
+		tr.open(ctx, from, to, every)
 		return nil
 	})
 	if err != nil {
-		tr.note(kind, 0, err)
+		tr.note(kind(from, to)+" new", 0, err)
 	}
 }
 
 // open makes connections, one after the other: one every so often, as far as the answers
 // allow, and if every is 0 one pause after the other.
-func (tr *Traffic) open(ctx context.Context, kind string, to echo.Endpoint, every time.Duration) {
+func (tr *Traffic) open(ctx context.Context, from Source, to echo.Endpoint, every time.Duration) {
+	kind := kind(from, to) + " new"
 	next := time.Now().Add(rand.N(max(every, 1))) // not all of them at once
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -166,7 +171,7 @@ func (tr *Traffic) open(ctx context.Context, kind string, to echo.Endpoint, ever
 		tr.note(kind, time.Since(began), err)
 		next = next.Add(every)
 		if now := time.Now(); every == 0 {
-			next = now.Add(pause)
+			next = now.Add(from.pause())
 		} else if next.Before(now) {
 			next = now // what was missed is not made up for
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path"
@@ -17,6 +18,7 @@ import (
 
 var (
 	version  = flag.String("kernel", "", "version of Debian's kernel to boot, such as 6.1")
+	copyTo   = flag.String("console", "", "file to which the machine's console is written too, for who waits")
 	oneSuite = flag.String("suite", "", "the one suite to run, by its package, such as proxy/bpf")
 )
 
@@ -29,14 +31,14 @@ type suite struct {
 // suites are what depends on the kernel: all ways of packets, and all that is made
 // in the kernel.
 var suites = []suite{
-	{"ebpf", "."},
-	{"proxy/bpf", "TestBehaviour|TestPackets|TestRestart"},
-	{"proxy/iptables", "TestBehaviour|TestSync|TestCleanup|TestLocalnet|TestInvalid|TestProbe$"},
-	{"cni", "TestAddResult|TestPodsReachEachOther|TestMacvlan(Result|Reaches|Check|Del)$|TestCheck$|TestDel$|TestGC$|TestSourceCheck$|TestMasquerade$|TestVLAN|TestPortIsolation"},
-	{"cni/nft", "."},
-	{"cni/node", "TestFullMesh|TestRepair|TestMembersChange|TestSizes"},
-	{"e2e/sctp", "."},
-	{"e2e", "^TestDemo$|TestRoutedMesh"},
+	{pkg: "ebpf", run: "."},
+	{pkg: "proxy/bpf", run: "TestBehaviour|TestPackets|TestRestart"},
+	{pkg: "proxy/iptables", run: "TestBehaviour|TestSync|TestCleanup|TestLocalnet|TestInvalid|TestProbe$"},
+	{pkg: "cni", run: "TestAddResult|TestPodsReachEachOther|TestMacvlan(Result|Reaches|Check|Del)$|TestCheck$|TestDel$|TestGC$|TestSourceCheck$|TestMasquerade$|TestVLAN|TestPortIsolation"},
+	{pkg: "cni/nft", run: "."},
+	{pkg: "cni/node", run: "TestFullMesh|TestRepair|TestMembersChange|TestSizes"},
+	{pkg: "e2e/sctp", run: "."},
+	{pkg: "e2e", run: "^TestDemo$|TestRoutedMesh"},
 }
 
 // The console tells by these lines where it is.
@@ -58,7 +60,7 @@ func TestKernel(t *testing.T) {
 	t.Log("kernel", kernel.Package)
 	chosen := suites
 	if *oneSuite != "" {
-		chosen = []suite{{*oneSuite, "."}}
+		chosen = []suite{{pkg: *oneSuite, run: "."}}
 		for _, s := range suites {
 			if s.pkg == *oneSuite {
 				chosen = []suite{s}
@@ -121,12 +123,22 @@ func add(t *testing.T, root Root, from, to string) {
 // boot starts the machine and returns the lines of its console, which ends with it.
 func boot(t *testing.T, kernel Kernel, root Root) <-chan string {
 	t.Helper()
+	tee := io.Discard
+	if *copyTo != "" {
+		file, err := os.Create(*copyTo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = file.Close() })
+		tee = file
+	}
 	console := make(chan string, 1000)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
 		defer close(console)
 		done <- Boot(ctx, kernel, root, func(line string) {
+			fmt.Fprintln(tee, line)
 			select {
 			case console <- line:
 			case <-ctx.Done():
