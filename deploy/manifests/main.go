@@ -28,7 +28,12 @@ var manifests = map[string]map[string]any{
 	"fairlead.yaml":   {},
 	"proxy-only.yaml": {"node": map[string]any{"enabled": false}},
 	"cni-only.yaml":   {"proxy": map[string]any{"enabled": false}},
+	accounts:          {},
 }
+
+// accounts has who the programs are and what they may, for where they run without
+// containers.
+const accounts = "accounts.yaml"
 
 func main() {
 	from := flag.String("chart", "chart", "directory of the chart")
@@ -57,11 +62,21 @@ func run(from, to string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
+		if name == accounts {
+			text = withoutPods(text)
+		}
 		if err := os.WriteFile(filepath.Join(to, name), text, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// withoutPods leaves out what makes pods.
+func withoutPods(text []byte) []byte {
+	const between = "\n---\n"
+	documents := slices.DeleteFunc(strings.Split(string(text), between), func(d string) bool { return strings.Contains(d, "\nkind: DaemonSet\n") })
+	return []byte(strings.TrimSpace(strings.Join(documents, between)) + "\n")
 }
 
 // show prints the chart with some values.

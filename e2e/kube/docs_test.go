@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -171,6 +172,10 @@ func (m *machine) kubectl(words []string) (string, error) {
 	case "patch":
 		kinds := map[string]types.PatchType{"merge": types.MergePatchType, "json": types.JSONPatchType}
 		_, err := sets.Patch(ctx, words[2], kinds[flag("--type")], []byte(flag("-p")), metav1.PatchOptions{})
+		return "", err
+	case "create":
+		request := &authenticationv1.TokenRequest{}
+		_, err := m.api.Client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).CreateToken(ctx, words[2], request, metav1.CreateOptions{})
 		return "", err
 	case "delete":
 		return "", sets.Delete(ctx, words[2], metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})

@@ -137,6 +137,7 @@ func TestManifests(t *testing.T) {
 	api, _ := startServer(t)
 	awaitNamespace(t, api, metav1.NamespaceSystem)
 	all := map[string][]*unstructured.Unstructured{
+		"accounts.yaml":   manifestFile(t, "accounts.yaml"),
 		"proxy-only.yaml": manifestFile(t, "proxy-only.yaml"),
 		"cni-only.yaml":   manifestFile(t, "cni-only.yaml"),
 		"fairlead.yaml":   manifestFile(t, "fairlead.yaml"),
