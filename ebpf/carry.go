@@ -81,20 +81,21 @@ func typesOf(m *ebpf.Map) (*btf.Spec, error) {
 	return handle.Spec(nil)
 }
 
-// sameRows says whether programs can take the rows of a map for their own.
-func sameRows(m *ebpf.Map, spec *ebpf.MapSpec) (bool, error) {
-	if m.Type() != spec.Type || m.KeySize() != spec.KeySize || m.ValueSize() != spec.ValueSize || m.Flags() != spec.Flags {
-		return false, nil
+// sameRows says whether the rows of a map of the right size are laid out as they are
+// now, as far as the kernel knows that.
+func sameRows(m *ebpf.Map, spec *ebpf.MapSpec) bool {
+	if !carries(m.Type()) {
+		return true
 	}
 	had, err := typesOf(m)
-	if err != nil {
-		return false, err
-	}
-	return sameType(had, spec.Key) && sameType(had, spec.Value), nil
+	return err != nil || (sameType(had, spec.Key) && sameType(had, spec.Value))
 }
 
 // sameType says whether a struct has the fields that it has now, in the same places.
 func sameType(had *btf.Spec, now btf.Type) bool {
+	if _, ok := btf.UnderlyingType(now).(*btf.Struct); !ok {
+		return true // a number
+	}
 	var old *btf.Struct
 	if err := had.TypeByName(now.TypeName(), &old); err != nil {
 		return false

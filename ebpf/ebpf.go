@@ -59,6 +59,7 @@ type DataPath struct {
 	maps                    map[string]*ebpf.Map // all that outlive a program
 	fresh                   map[string]bool      // those that were made anew
 	old                     map[string]*ebpf.Map // in the place of which they were made
+	unfinished              map[string]*ebpf.Map // that a process made which came to no end: see pinNext
 	specs                   map[string]*ebpf.MapSpec
 }
 
@@ -76,6 +77,14 @@ var tableMaps = []string{
 // the calling thread. No packet or socket is translated before Publish. The error says
 // what the kernel lacks, or wraps ErrInUse.
 func Load(config Config) (*DataPath, error) {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, err
+	}
+	return load(config, spec)
+}
+
+func load(config Config, spec *ebpf.CollectionSpec) (*DataPath, error) {
 	if err := rlimit.RemoveMemlock(); err != nil { // it asks the kernel for a map first
 		return nil, fmt.Errorf("allow memory for maps: %w", notAllowed(err))
 	}
@@ -92,19 +101,18 @@ func Load(config Config) (*DataPath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &DataPath{config: config, lock: lock, fresh: map[string]bool{}, old: map[string]*ebpf.Map{}}
-	if err := d.load(); err != nil {
+	d := &DataPath{
+		config: config, lock: lock,
+		fresh: map[string]bool{}, old: map[string]*ebpf.Map{}, unfinished: map[string]*ebpf.Map{},
+	}
+	if err := d.load(spec); err != nil {
 		_ = d.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *DataPath) load() error {
-	spec, err := loadBpf()
-	if err != nil {
-		return err
-	}
+func (d *DataPath) load(spec *ebpf.CollectionSpec) error {
 	for name, size := range d.config.Sizes {
 		spec.Maps[name].MaxEntries = size
 	}
@@ -118,15 +126,15 @@ func (d *DataPath) load() error {
 		return err
 	}
 	var objects bpfObjects
-	err = spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: d.maps})
-	if err != nil {
+	if err := spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: d.maps}); err != nil {
 		return notLoaded(spec, err)
 	}
 	d.Maps, d.programs = objects.bpfMaps, objects.bpfPrograms
 	d.lookedAtUntil, d.standsBy = objects.LookedAtUntil, objects.StandsBy
-	if err := d.SctpShifts.Put(uint32(0), shifts()); err != nil {
-		return fmt.Errorf("write to %s: %w", d.SctpShifts, err)
+	if err := d.writeShifts(); err != nil {
+		return err
 	}
+	var err error
 	if d.links, err = openLinks(&d.programs, &d.Maps, pins.Links(d.config.Root)); err != nil {
 		return err
 	}
@@ -164,16 +172,22 @@ func (d *DataPath) adoptMaps() error {
 		if strings.HasPrefix(name, ".") {
 			continue // of one program only
 		}
-		m, err := ebpf.LoadPinnedMap(d.pin("maps", name), nil)
+		m, err := d.openMap("maps", name)
 		switch {
-		case err == nil && spec.Compatible(m) == nil:
-			d.maps[name] = m
-		case err == nil:
-			d.old[name], d.fresh[name] = m, true
-		case !errors.Is(err, os.ErrNotExist):
-			return fmt.Errorf("open map %s: %w", d.pin("maps", name), err)
-		default:
+		case err != nil:
+			return err
+		case m == nil:
 			d.fresh[name] = true
+		case spec.Compatible(m) == nil && sameRows(m, spec):
+			d.maps[name] = m
+		default:
+			d.old[name], d.fresh[name] = m, true
+		}
+		if m, err = d.openMap(nextMaps, name); err != nil {
+			return err
+		}
+		if m != nil {
+			d.unfinished[name] = m
 		}
 	}
 	for _, name := range tableMaps {
@@ -188,6 +202,19 @@ func (d *DataPath) adoptMaps() error {
 		}
 	}
 	return d.carryTable()
+}
+
+// openMap opens a pinned map, nil if there is none.
+func (d *DataPath) openMap(folder, name string) (*ebpf.Map, error) {
+	path := d.pin(folder, name)
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open map %s: %w", path, err)
+	}
+	return m, nil
 }
 
 func (d *DataPath) makeMap(name string) error {
@@ -231,21 +258,27 @@ func (d *DataPath) carryTable() error {
 	return nil
 }
 
-// carryFlows gives new maps of flows the rows of the old ones.
+// carryFlows gives maps of flows the rows of those in whose place they come.
 func (d *DataPath) carryFlows() error {
-	for name, old := range d.old {
-		if slices.Contains(tableMaps, name) || !carries(old.Type()) || old.Type() != d.maps[name].Type() {
-			continue
-		}
-		err := carry(old, d.maps[name], d.specs[name])
-		if errors.Is(err, errNotAlike) || errors.Is(err, unix.E2BIG) {
-			continue // those flows begin anew, or do not fit
-		}
-		if err != nil {
-			return fmt.Errorf("carry rows of %s over: %w", name, err)
+	for _, maps := range []map[string]*ebpf.Map{d.unfinished, d.old} {
+		for name, from := range maps {
+			if err := d.carryFlowsOf(name, from); err != nil {
+				return err
+			}
 		}
 	}
 	return d.noteFlows()
+}
+
+func (d *DataPath) carryFlowsOf(name string, from *ebpf.Map) error {
+	if slices.Contains(tableMaps, name) || !carries(from.Type()) || from.Type() != d.maps[name].Type() {
+		return nil
+	}
+	err := carry(from, d.maps[name], d.specs[name])
+	if err != nil && !errors.Is(err, errNotAlike) && !errors.Is(err, unix.E2BIG) { // those flows begin anew, or do not fit
+		return fmt.Errorf("carry rows of %s over: %w", name, err)
+	}
+	return nil
 }
 
 // Replaces says whether programs that run read maps of the Table in whose place these
@@ -255,10 +288,12 @@ func (d *DataPath) Replaces() bool { return d.old[bpfMapFrontends] != nil }
 // dropOld lets go of the maps that no program reads any more.
 func (d *DataPath) dropOld() error {
 	var errs []error
-	for _, m := range d.old {
-		errs = append(errs, m.Close())
+	for _, maps := range []map[string]*ebpf.Map{d.unfinished, d.old} {
+		for name, m := range maps {
+			errs = append(errs, m.Close())
+			delete(maps, name)
+		}
 	}
-	d.old = map[string]*ebpf.Map{}
 	return errors.Join(errs...)
 }
 
@@ -272,20 +307,26 @@ func (d *DataPath) SetPodLinks(isPod func(name string) bool) error {
 // be called again; then it mends what others have removed.
 //
 // Programs that have flipped to a new table of flows, and those that have not yet, both
-// know what begins meanwhile: see former in c/conn.h. If its rows have another layout
-// they are carried over, a moment later; to a packet that is faster than that the flow
-// is not known.
+// know what begins meanwhile. So they do if this process comes to no end: the next one
+// finds the flows of either, and goes on.
+//
+//	tell each other ─▶ carry over what began before ─▶ flip ─▶ carry over what began meanwhile ─▶ tell no more
 func (d *DataPath) Publish() error {
-	// From then on the CNI plugin attaches to new links; those before are ours to find.
-	pinPrograms := func() error { return d.links.pinPrograms(d.config.Root) }
-	for _, step := range []func() error{
-		d.carryFlows, d.showFormer, d.flip, pinPrograms, d.carryFlows, d.pinMaps, d.hideFormer, d.dropOld,
-	} {
+	for _, step := range d.steps() {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// steps are those of Publish. A process may end after each of them.
+func (d *DataPath) steps() []func() error {
+	// From then on the CNI plugin attaches to new links; those before are ours to find.
+	pinPrograms := func() error { return d.links.pinPrograms(d.config.Root) }
+	return []func() error{
+		d.tellEachOther, d.carryFlows, d.pinNext, d.flip, pinPrograms, d.carryFlows, d.pinMaps, d.tellNoMore, d.dropOld,
+	}
 }
 
 // flip flips the programs, one after the other. What those that have not flipped write
@@ -297,7 +338,7 @@ func (d *DataPath) flip() error {
 		}
 		return d.links.attach()
 	}
-	if len(d.old) == 0 {
+	if len(d.old) == 0 && len(d.unfinished) == 0 {
 		return attach()
 	}
 	attached, carried := make(chan struct{}), make(chan error)
@@ -328,48 +369,92 @@ func (d *DataPath) StandBy(is bool) error {
 	return nil
 }
 
-// showFormer lets programs look into the table of flows that this one replaces.
-func (d *DataPath) showFormer() error {
-	old, ok := d.old[bpfMapFlows]
-	if !ok {
+// tellEachOther has programs that read the table of flows which this one replaces, and
+// those that read this one, tell each other of flows that begin. See former in c/conn.h.
+func (d *DataPath) tellEachOther() error {
+	if d.old[bpfMapFlows] == nil {
 		return nil
 	}
-	if same, err := sameRows(old, d.specs[bpfMapFlows]); err != nil || !same {
-		return err
+	var id uint32
+	err := d.Former.Lookup(uint32(0), &id)
+	if err == nil {
+		return nil // they do since an earlier process came to no end
 	}
-	// EINVAL: to the kernel the rows are others. Then they are carried over alone.
-	if err := d.Former.Put(uint32(0), old); err != nil && !errors.Is(err, unix.EINVAL) {
+	if !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("read %s: %w", d.Former, err)
+	}
+	told, err := ebpf.NewMap(d.specs[bpfMapFormer].InnerMap)
+	if err != nil {
+		return fmt.Errorf("make a table of flows that begin: %w", err)
+	}
+	defer func() { _ = told.Close() }()
+	if err := d.Former.Put(uint32(0), told); err != nil {
 		return fmt.Errorf("write to %s: %w", d.Former, err)
 	}
 	return nil
 }
 
-// hideFormer has them forget it, also if it was of a process that came to no end.
-func (d *DataPath) hideFormer() error {
+// tellNoMore ends that, also if an earlier process began it.
+func (d *DataPath) tellNoMore() error {
 	if err := d.Former.Delete(uint32(0)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("empty %s: %w", d.Former, err)
 	}
 	return nil
 }
 
-// pinMaps comes after the programs flip: if we end in between, the next process
-// finds no maps that it could take for those in use, and makes new ones.
+// nextMaps is the folder of the pins of maps to which programs flip.
+const nextMaps = "next"
+
+// pinNext comes before the programs flip, and pinMaps after: if we end in between, the
+// next process does not take the maps for those that all programs read, but finds the
+// flows in them.
+func (d *DataPath) pinNext() error {
+	if err := os.RemoveAll(d.pin(nextMaps)); err != nil {
+		return err
+	}
+	if len(d.fresh) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(d.pin(nextMaps), 0o700); err != nil {
+		return err
+	}
+	for name := range d.fresh {
+		m, err := d.maps[name].Clone() // whatever becomes of the pin, m does not know
+		if err != nil {
+			return err
+		}
+		err = m.Pin(d.pin(nextMaps, name))
+		_ = m.Close()
+		if err != nil {
+			return fmt.Errorf("pin map %s: %w", d.pin(nextMaps, name), err)
+		}
+	}
+	return nil
+}
+
 func (d *DataPath) pinMaps() error {
 	if err := os.MkdirAll(d.pin("maps"), 0o700); err != nil {
 		return err
 	}
 	for name := range d.fresh {
-		path := d.pin("maps", name)
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Rename(d.pin(nextMaps, name), d.pin("maps", name)); err != nil {
 			return err
-		}
-		if err := d.maps[name].Pin(path); err != nil {
-			return fmt.Errorf("pin map %s: %w", path, err)
 		}
 	}
 	d.fresh = map[string]bool{}
+	return os.RemoveAll(d.pin(nextMaps))
+}
+
+func (d *DataPath) writeShifts() error {
+	if err := d.SctpShifts.Put(uint32(0), shifts()); err != nil {
+		return fmt.Errorf("write to %s: %w", d.SctpShifts, err)
+	}
 	return nil
 }
+
+// Refresh writes the rows anew that no caller writes, those of the node's links and
+// addresses: what others have done to them is undone.
+func (d *DataPath) Refresh() error { return errors.Join(d.writeShifts(), d.links.refresh()) }
 
 // Intact looks whether others have removed what Publish made.
 func (d *DataPath) Intact() (bool, error) {

@@ -60,12 +60,14 @@ func replyKey(f Flow, protocol uint32) FlowKey {
 
 // noteFlows tells programs that there are flows, if there are: of a version that did not.
 func (d *DataPath) noteFlows() error {
-	var key FlowKey
-	err := d.Flows.NextKey(nil, &key)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
+	first, err := d.Flows.NextKeyBytes(nil)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", d.Flows, err)
+	}
+	if first == nil {
 		return nil
 	}
-	return errors.Join(err, d.Begun.Put(uint32(0), uint32(1)))
+	return d.Begun.Put(uint32(0), uint32(1))
 }
 
 // checkOf is check_of of c/conn.h.

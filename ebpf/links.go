@@ -70,6 +70,17 @@ func (s *links) setPodLinks(isPod func(name string) bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.isPod = isPod
+	return s.markLinks()
+}
+
+// refresh writes the rows of all links anew.
+func (s *links) refresh() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(s.markLinks(), s.syncAddrs())
+}
+
+func (s *links) markLinks() error {
 	all, err := s.kernel.LinkList()
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)

@@ -65,7 +65,11 @@ func newNode(t testing.TB) *node {
 			}
 			n.links[name] = link
 		}
-		return n.load()
+		spec, err := loadBpf()
+		if err != nil {
+			return err
+		}
+		return n.load(spec, nil)
 	}); err != nil {
 		t.Fatalf("%+v", err)
 	}
@@ -87,11 +91,7 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
-func (n *node) load() error {
-	spec, err := loadBpf()
-	if err != nil {
-		return err
-	}
+func (n *node) load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) error {
 	flags, err := fibFlags()
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func (n *node) load() error {
 	if err := spec.Variables[bpfVarFibFlags].Set(flags); err != nil {
 		return err
 	}
-	return spec.LoadAndAssign(&n.bpfObjects, nil)
+	return spec.LoadAndAssign(&n.bpfObjects, &ebpf.CollectionOptions{MapReplacements: maps})
 }
 
 func (n *node) put(m *ebpf.Map, key, value any) {
@@ -333,8 +333,14 @@ func TestPacket(t *testing.T) {
 
 func (n *node) forgetFlows() {
 	n.Helper()
-	var key bpfFlowKey
-	for n.Flows.NextKey(nil, &key) == nil {
+	for {
+		key, err := n.Flows.NextKeyBytes(nil)
+		if err != nil {
+			n.Fatal(err)
+		}
+		if key == nil {
+			return
+		}
 		if err := n.Flows.Delete(key); err != nil {
 			n.Fatal(err)
 		}
@@ -384,11 +390,11 @@ func tryForwardAndReply(n *node, f family, protocol uint8) {
 // one before it, which has another size. What begins with either is known to both.
 func tryFlip(n *node, f family, protocol uint8) {
 	w := n.newFlow(f, protocol)
-	before := n.formerFlows()
+	told := n.tellEachOther()
 	n.expect("first", n.run(n.PacketIn, "pod", w.first.frame(), 0), actionRedirect, bpfOutcomePACKET_BEGUN, w.forwarded)
-	told := rowsOfFlows(n, before)
-	if diff := cmp.Diff(rowsOfFlows(n, n.Flows), told); diff != "" || len(told) != 2 {
-		n.Errorf("the table before is told of other rows (-begun +told):\n%s", diff)
+	rows := rowsIn[bpfToldKey, bpfTold](n, told)
+	if diff := cmp.Diff(toldOf(rowsIn[bpfFlowKey, bpfFlow](n, n.Flows)), rows); diff != "" || len(rows) != 2 {
+		n.Errorf("others are told of other rows (-begun +told):\n%s", diff)
 	}
 	n.forgetFlows() // as if another program had begun it
 	n.expect("reply", n.run(n.PacketIn, "pod", w.reply.frame(), 0), actionRedirect, bpfOutcomePACKET_REPLIED, w.replied)
@@ -400,29 +406,37 @@ func tryFlip(n *node, f family, protocol uint8) {
 	n.expect("afterwards", n.run(n.PacketIn, "pod", w.reply.frame(), 0), actionGoesOn, bpfOutcomePACKET_PASSED, w.reply)
 }
 
-// formerFlows is a table that programs have flipped from.
-func (n *node) formerFlows() *ebpf.Map {
+// tellEachOther gives programs a table in which they tell each other of flows.
+func (n *node) tellEachOther() *ebpf.Map {
 	n.Helper()
 	spec, err := loadBpf()
 	if err != nil {
 		n.Fatal(err)
 	}
-	flows := spec.Maps[bpfMapFlows]
-	flows.MaxEntries /= 2
-	before, err := ebpf.NewMap(flows)
+	told, err := ebpf.NewMap(spec.Maps[bpfMapFormer].InnerMap)
 	if err != nil {
 		n.Fatal(err)
 	}
-	n.Cleanup(func() { _ = before.Close() })
-	n.put(n.Former, uint32(0), before)
-	return before
+	n.Cleanup(func() { _ = told.Close() })
+	n.put(n.Former, uint32(0), told)
+	return told
 }
 
-func rowsOfFlows(n *node, m *ebpf.Map) map[bpfFlowKey]bpfFlow {
+func toldOf(flows map[bpfFlowKey]bpfFlow) map[bpfToldKey]bpfTold {
+	told := map[bpfToldKey]bpfTold{}
+	for k, f := range flows {
+		told[bpfToldKey{Tuple: k.Tuple, Protocol: k.Protocol}] = bpfTold{
+			To: f.To, Tag: f.Tag, Seen: f.Seen, Direction: f.Direction, Stage: f.Stage, EndedBy: f.EndedBy, Class: f.Class, Check: f.Check,
+		}
+	}
+	return told
+}
+
+func rowsIn[K comparable, V any](n *node, m *ebpf.Map) map[K]V {
 	n.Helper()
-	all := map[bpfFlowKey]bpfFlow{}
-	var key bpfFlowKey
-	var row bpfFlow
+	all := map[K]V{}
+	var key K
+	var row V
 	rows := m.Iterate()
 	for rows.Next(&key, &row) {
 		all[key] = row

@@ -284,6 +284,24 @@ type bpfTally struct {
 	Reported uint32
 }
 
+type bpfTold struct {
+	_         structs.HostLayout
+	To        bpfTuple
+	Tag       uint32
+	Seen      uint32
+	Direction uint8
+	Stage     uint8
+	EndedBy   uint8
+	Class     uint8
+	Check     uint32
+}
+
+type bpfToldKey struct {
+	_        structs.HostLayout
+	Tuple    bpfTuple
+	Protocol uint32
+}
+
 type bpfTuple struct {
 	_   structs.HostLayout
 	Src bpfEndpoint

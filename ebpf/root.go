@@ -79,7 +79,7 @@ func Remove(root string) error {
 	if err := errors.Join(detachAll(filepath.Join(root, "links")), detachAll(pins.Links(root)), removeFilters()); err != nil {
 		return err
 	}
-	for _, folder := range []string{"links", filepath.Base(pins.Links(root)), "programs", "maps"} {
+	for _, folder := range []string{"links", filepath.Base(pins.Links(root)), "programs", "maps", nextMaps} {
 		if err := os.RemoveAll(filepath.Join(root, folder)); err != nil {
 			return err
 		}

@@ -95,7 +95,7 @@ func newRoot(t *testing.T, kernel Kernel, suites []suite) Root {
 		if err := root.addTree(filepath.Join("..", "..", s.pkg, "testdata"), path.Join(dir, "testdata")); err != nil {
 			t.Fatal(err)
 		}
-		script += fmt.Sprintf("echo '%s%s'; cd %s; ./test -test.v -test.timeout 20m -test.run '%s'; echo '%s'%s $?\n", begins, s.pkg, dir, s.run, ends, s.pkg)
+		script += fmt.Sprintf("echo '%s%s'; cd %s; ./test -test.v -test.short -test.timeout 20m -test.run '%s'; echo '%s'%s $?\n", begins, s.pkg, dir, s.run, ends, s.pkg)
 	}
 	if err := root.AddScript(script); err != nil {
 		t.Fatal(err)

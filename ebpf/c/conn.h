@@ -18,18 +18,19 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-// The table of flows of another size that programs read before. While they flip, link
-// by link, those that have not yet know of no other: whatever flow begins is told to
-// it, and what is not found is looked for there. Empty at all other times.
+// Where programs tell each other of flows that begin, while those of one version take
+// the place of another's, link by link: each version keeps its flows in a table of its
+// own, of another size or with other rows. Whatever flow begins is told here, too, and
+// what is not found is looked for. Empty at all other times.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_LRU_HASH);
-		__uint(max_entries, 1);
-		__type(key, struct flow_key);
-		__type(value, struct flow);
+		__uint(max_entries, 16384);
+		__type(key, struct told_key);
+		__type(value, struct told);
 	});
 } former SEC(".maps");
 
@@ -93,36 +94,53 @@ static __always_inline bool same_tuple(const struct tuple *a, const struct tuple
 	return same_endpoint(&a->src, &b->src) && same_endpoint(&a->dst, &b->dst);
 }
 
-static __always_inline __u32 check_of(const struct flow_key *k)
+static __always_inline __u32 check_of(const struct tuple *t)
 {
-	return k->tuple.src.addr.w[3] ^ (k->tuple.dst.addr.w[3] << 1) ^ k->tuple.dst.addr.w[1] ^
-	       ((__u32)k->tuple.src.port << 16) ^ k->tuple.dst.port;
+	return t->src.addr.w[3] ^ (t->dst.addr.w[3] << 1) ^ t->dst.addr.w[1] ^ ((__u32)t->src.port << 16) ^ t->dst.port;
 }
 
-// read_row copies a row. The kernel may give the memory of one that is thrown out
-// to another while it is copied: then check is another's.
-static __always_inline bool read_row(void *table, const struct flow_key *key, struct flow *out)
-{
-	const struct flow *f = bpf_map_lookup_elem(table, key);
-	if (!f)
-		return false;
-	*out = *f;
-	barrier();
-	return ((const volatile struct flow *)f)->check == check_of(key);
-}
-
-static __always_inline void *former_flows(void)
+static __always_inline void *told_flows(void)
 {
 	__u32 zero = 0;
 	return bpf_map_lookup_elem(&former, &zero);
 }
 
+__noinline int read_told(const struct flow_key *key, struct flow *out)
+{
+	void *table = told_flows();
+	if (!key || !out || !table)
+		return NEVER;
+	struct told_key k = {.tuple = key->tuple, .protocol = key->protocol};
+	const struct told *t = bpf_map_lookup_elem(table, &k);
+	if (!t)
+		return false;
+	out->to = t->to;
+	out->tag = t->tag;
+	out->seen = t->seen;
+	out->direction = t->direction;
+	out->stage = t->stage;
+	out->ended_by = t->ended_by;
+	out->class = t->class;
+	out->check = check_of(&key->tuple);
+	barrier();
+	return ((const volatile struct told *)t)->check == out->check;
+}
+
+// read_own copies a row. The kernel may give the memory of one that is thrown out
+// to another while it is copied: then check is another's.
+static __always_inline bool read_own(const struct flow_key *key, struct flow *out)
+{
+	const struct flow *f = bpf_map_lookup_elem(&flows, key);
+	if (!f)
+		return false;
+	*out = *f;
+	barrier();
+	return ((const volatile struct flow *)f)->check == check_of(&key->tuple);
+}
+
 static __always_inline bool read_flow(const struct flow_key *key, struct flow *out)
 {
-	if (read_row(&flows, key, out))
-		return true;
-	void *table = former_flows();
-	return table && read_row(table, key, out);
+	return read_own(key, out) || read_told(key, out);
 }
 
 static __always_inline __u8 stage_of_tcp(const struct packet *p, const struct flow *f)
@@ -167,26 +185,48 @@ static __always_inline __u8 stage_after(const struct packet *p, const struct flo
 // other_row makes the row of the other direction, and its key.
 static __always_inline void other_row(const struct flow_key *key, const struct flow *f, struct flow_key *other, struct flow *row)
 {
+	*other = *key;
 	other->tuple = reversed(&f->to);
-	other->protocol = key->protocol;
 	*row = *f;
 	row->to = reversed(&key->tuple);
 	row->direction = !f->direction;
-	row->check = check_of(other);
+	row->check = check_of(&other->tuple);
 }
 
-// tell_former makes the rows of a new flow for programs that have not flipped. k and
-// row are room for them.
-static __always_inline void tell_former(const struct flow_key *key, const struct flow *f, struct flow_key *k, struct flow *row)
+// make_told makes what others are told of a row.
+__noinline int make_told(const struct flow_key *key, const struct flow *f, struct told_key *k, struct told *row)
 {
-	void *table = former_flows();
-	if (!table)
-		return;
-	other_row(key, f, k, row);
-	bpf_map_update_elem(table, k, row, BPF_ANY);
-	*k = *key;
-	*row = *f;
-	bpf_map_update_elem(table, k, row, BPF_ANY);
+	if (!key || !f || !k || !row)
+		return NEVER;
+	k->tuple = key->tuple;
+	k->protocol = key->protocol;
+	row->to = f->to;
+	row->tag = f->tag;
+	row->seen = f->seen;
+	row->direction = f->direction;
+	row->stage = f->stage;
+	row->ended_by = f->ended_by;
+	row->class = f->class;
+	row->check = f->check;
+	return 0;
+}
+
+// tell_flow tells other versions of a new flow, whose rows are there.
+__noinline int tell_flow(const struct flow_key *key, const struct flow *f)
+{
+	void *table = told_flows();
+	if (!key || !f || !table)
+		return NEVER;
+	struct flow_key other = {};
+	struct flow back = {};
+	struct told_key k = {};
+	struct told row = {};
+	other_row(key, f, &other, &back);
+	make_told(&other, &back, &k, &row);
+	bpf_map_update_elem(table, &k, &row, BPF_ANY);
+	make_told(key, f, &k, &row);
+	bpf_map_update_elem(table, &k, &row, BPF_ANY);
+	return 0;
 }
 
 // follow keeps both rows up to date. Mostly there is nothing to do: packets that

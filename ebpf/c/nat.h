@@ -75,15 +75,13 @@ __noinline int claim(const struct flow_key *key, struct flow *f, bool change_por
 		k = *key;
 		row = *f;
 		long err = bpf_map_update_elem(&flows, &k, &row, BPF_NOEXIST);
-		if (!err) {
-			tell_former(key, f, &k, &row);
+		if (!err)
 			return 0;
-		}
 		other_row(key, f, &k, &row);
 		bpf_map_delete_elem(&flows, &k);
 		k = *key;
 		// Another processor has the flow's next packet, and was faster.
-		return err == -EEXIST && read_flow(&k, f) ? 0 : PACKET_NO_MEMORY;
+		return err == -EEXIST && read_own(&k, f) ? 0 : PACKET_NO_MEMORY;
 	}
 	return PACKET_NO_PORT;
 }

@@ -108,7 +108,7 @@ __noinline int begin(struct __sk_buff *skb, struct packet *p, struct flow *f)
 	bool change_port = p->masquerade && (f->class & ~FLOW_RESETS) != CLASS_NODE;
 	f->to.src = p->key.tuple.src;
 	f->seen = ticks();
-	f->check = check_of(&p->key);
+	f->check = check_of(&p->key.tuple);
 	if (change_port || (p->masquerade && is_loopback(&f->to.src.addr))) {
 		struct way way = {};
 		find_way(skb, p, &f->to.dst.addr, &way);
@@ -136,6 +136,7 @@ static __always_inline int start(struct __sk_buff *skb, struct packet *p, struct
 	int failed = begin(skb, p, f);
 	if (failed)
 		return ends(p, failed, TC_ACT_SHOT);
+	tell_flow(&p->key, f);
 	return carry(skb, p, f, outcome);
 }
 

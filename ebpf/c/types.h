@@ -177,10 +177,18 @@ struct tuple {
 	struct endpoint dst;
 };
 
+#ifdef OTHER_ROWS
+// As another version may have it, for tests of upgrades.
+struct flow_key {
+	__u32 protocol;
+	struct tuple tuple;
+};
+#else
 struct flow_key {
 	struct tuple tuple;
 	__u32 protocol;
 };
+#endif
 
 // How far a flow of packets is.
 enum stage {
@@ -202,6 +210,9 @@ enum direction {
 // backwards. So one look is enough to translate a packet, and a row that the kernel
 // has thrown out (the map is LRU) is made anew from the other one.
 struct flow {
+#ifdef OTHER_ROWS
+	__u32 before;
+#endif
 	struct tuple to;
 	__be32 tag;      // SCTP: the verification tag of this direction's packets; 0: not seen
 	__u32 seen;      // when its last packet came, in 2^30 ns, a bit more than a second
@@ -210,6 +221,26 @@ struct flow {
 	__u8 ended_by;   // with STAGE_ENDING: the direction of who said so
 	__u8 class;      // of the sender; with FLOW_RESETS
 	__u32 check;     // ties the row to its key: see read_flow
+};
+
+// How versions whose flows have other rows tell each other of those that begin while one
+// takes the other's place: see map former. These are the rows of the first version that
+// could, and must stay so for ever, with struct tuple: what a later struct flow has
+// besides, the flow does without until the versions have changed.
+struct told_key {
+	struct tuple tuple;
+	__u32 protocol;
+};
+
+struct told {
+	struct tuple to;
+	__be32 tag;
+	__u32 seen;
+	__u8 direction;
+	__u8 stage;
+	__u8 ended_by;
+	__u8 class;
+	__u32 check;
 };
 
 // Beside a flow's class: it is reset if its backend goes.
