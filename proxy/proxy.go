@@ -201,7 +201,7 @@ func (p *Proxy) intact() bool {
 	}
 	if !ok {
 		p.damaged = true
-		p.Log.Warn("somebody removed our rules: making them anew")
+		p.Log.Warn("somebody removed or changed our rules: making them anew")
 	}
 	return ok
 }

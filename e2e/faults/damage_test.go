@@ -202,7 +202,7 @@ func (c cluster) damage(t *testing.T, d damage) {
 	})
 	t.Logf("mended and counted after %s", took.Round(time.Millisecond))
 	if d.metric == ofProxy { // what was counted may be the rest of the damage before
-		eventually(t, func() error { return tells(node, log, "somebody removed our rules") })
+		eventually(t, func() error { return tells(node, log, "somebody removed or changed our rules") })
 	}
 	tr := traffic.Start(t, c.sources...)
 	tr.End(t)

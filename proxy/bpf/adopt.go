@@ -54,6 +54,10 @@ func (s *state) adoptFrontends(d *dump, garbage *plan) {
 	}
 	var ids []uint32
 	for key, row := range d.frontends {
+		if row.Key != key || keyRow(keyOf(key)) != key {
+			garbage.frontends.drop(key) // not ours, or to programs none
+			continue
+		}
 		f := frontend{row: row, origin: originName(d.origins[row.Origin])}
 		if row.Id != 0 {
 			f.sources = allowed[row.Id]

@@ -93,7 +93,11 @@ func read(m *ebpf.Maps) (*dump, error) {
 		if r.err != nil {
 			break
 		}
-		if err := m.Pools.Lookup(number, &row); err != nil {
+		err := m.Pools.Lookup(number, &row)
+		if errors.Is(err, cilium.ErrKeyNotExist) {
+			continue // the row that names it is not ours
+		}
+		if err != nil {
 			r.err = fmt.Errorf("read %s: %w", m.Pools, err)
 		}
 		d.pools[number] = row
@@ -126,22 +130,28 @@ const batchRows = 4096
 // readAll reads a hash map.
 func readAll[K comparable, V any](r *reader, m *cilium.Map) map[K]V {
 	out := map[K]V{}
+	each(r, m, func(k K, v V) { out[k] = v })
+	return out
+}
+
+// each calls see with every row of a hash map or an array.
+func each[K comparable, V any](r *reader, m *cilium.Map, see func(K, V)) {
 	if r.err != nil {
-		return out
+		return
 	}
 	var cursor cilium.MapBatchCursor
 	keys, values := make([]K, batchRows), make([]V, batchRows)
 	for {
 		n, err := m.BatchLookup(&cursor, keys, values, nil)
 		for i := range n {
-			out[keys[i]] = values[i]
+			see(keys[i], values[i])
 		}
 		if errors.Is(err, cilium.ErrKeyNotExist) {
-			return out // that was the end
+			return // that was the end
 		}
 		if err != nil {
 			r.err = fmt.Errorf("read %s: %w", m, err)
-			return out
+			return
 		}
 	}
 }

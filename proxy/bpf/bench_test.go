@@ -20,7 +20,7 @@ import (
 
 // BenchmarkSync measures a node with many Services of five endpoints: everything
 // written to an empty kernel, one endpoint changed, a new process on rows that are all
-// there.
+// there, all rows read back, which is done once a minute.
 func BenchmarkSync(b *testing.B) {
 	for _, services := range []int{1000, 10000, 30000} {
 		r := cluster(services, 5)
@@ -46,6 +46,16 @@ func BenchmarkSync(b *testing.B) {
 				b.Errorf("%d rows written", backend.written)
 			}
 			b.ReportMetric(float64(mapMemory(b, backend.config.Root))/1e6, "maps-MB")
+		})
+		b.Run(fmt.Sprintf("services=%d/read-back", services), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				for backend.looks = range looksUntilRead {
+					if ok, err := backend.rowsIntact(); !ok || err != nil {
+						b.Fatal(ok, err)
+					}
+				}
+			}
 		})
 		b.Run(fmt.Sprintf("services=%d/one-endpoint", services), func(b *testing.B) {
 			var took []time.Duration

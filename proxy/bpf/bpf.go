@@ -62,7 +62,7 @@ type Backend struct {
 	written   int  // rows by the last Sync
 	stale     bool // sockets may be connected to backends that are gone
 	holds     bool // netfilter is held to flows of its own, see conntrack.Hold
-	looks     int  // calls of Intact meanwhile
+	looks     int  // calls of Intact
 	cannotEnd bool // them; it was said
 }
 
@@ -204,18 +204,27 @@ func sizes(m *ebpf.Maps) map[string]int {
 	}
 }
 
-// Intact looks whether others have removed pins or detached programs. If so, the
-// next Sync mends that.
+// Intact looks whether others have removed pins or detached programs, and once a minute
+// whether they have removed or changed rows of the Table's maps. If so, the next Sync
+// mends that.
 func (b *Backend) Intact() (bool, error) {
-	if !b.published {
+	if !b.published || b.have == nil {
 		return true, nil
 	}
+	b.looks++
 	ok, err := b.path.Intact()
 	if !ok && err == nil {
 		b.published, b.have = false, nil
 	}
-	if ok && err == nil {
-		err = b.inNode(b.release)
+	if !ok || err != nil {
+		return ok, err
+	}
+	if err := b.inNode(b.release); err != nil {
+		return true, err
+	}
+	ok, err = b.rowsIntact()
+	if !ok {
+		b.have = nil
 	}
 	return ok, err
 }

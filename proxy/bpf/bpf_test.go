@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	cilium "github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead/fairlead/e2e/cgroup"
@@ -265,17 +266,23 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// Netfilter is held to the flows that it translates until there are none.
+// Netfilter is held to the flows that it translates, if there are any, until there are none.
 func TestReleasesNetfilter(t *testing.T) {
 	node := netns.NewT(t)
-	b := startIn(t, node, Config{})
-	sync(t, b, cluster(1, 1), service.Change{})
 	held := func() bool { return strings.Contains(node.RunT(t, "nft", "list", "tables"), "fairlead-hold") }
-	if !held() {
-		t.Error("rules may go, and with them flows")
+	first := startIn(t, node, Config{})
+	sync(t, first, cluster(1, 1), service.Change{})
+	if held() {
+		t.Error("it is held, and there is no flow")
 	}
+	if err := first.Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
 	node.RunT(t, "conntrack", "-I", "-p", "tcp", "--state", "ESTABLISHED", "-t", "100", "-s", "10.0.0.2", "-d", "10.96.0.10", "--sport", "1000", "--dport", "80",
 		"--reply-src", "10.128.0.1", "--reply-dst", "10.0.0.2", "--reply-port-src", "80", "--reply-port-dst", "1000")
+	b := startIn(t, node, Config{})
+	sync(t, b, cluster(1, 1), service.Change{})
 	look := func() {
 		for range looksUntilRelease {
 			if ok, err := b.Intact(); err != nil || !ok {
@@ -290,4 +297,85 @@ func TestReleasesNetfilter(t *testing.T) {
 	if look(); held() {
 		t.Error("it is held for nothing")
 	}
+}
+
+// TestRowsComeBack has somebody remove, change and add rows of the maps. All are as they
+// were within a minute; and where nobody has, nothing is found.
+func TestRowsComeBack(t *testing.T) {
+	r := cluster(20, 3)
+	name, port := service.Name{Namespace: "default", Name: "balanced"}, service.Port{Protocol: service.TCP, Number: 80}
+	r.Apply(service.Update{
+		Services: map[service.Name]*service.Service{name: {
+			Name: name, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.200.1")}, Ports: []service.ServicePort{{Port: port}},
+			LoadBalancerIPs: []netip.Addr{netip.MustParseAddr("203.0.113.1")}, SourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+		}},
+		Slices: map[service.Name]*service.Slice{name: slice(name, port, 200, 2)},
+	})
+	b := start(t, Config{})
+	sync(t, b, r, service.Change{})
+	m := &b.path.Maps
+	intact := func() bool {
+		b.looks = looksUntilRead - 1 // within a minute it is
+		for range looksUntilRead / 10 {
+			ok, err := b.Intact()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !ok {
+				return false
+			}
+		}
+		return true
+	}
+	before := b.rows(t)
+	for name, damage := range map[string]func() error{
+		"nothing":          func() error { return nil },
+		"frontend removed": func() error { return removeOne[ebpf.FrontendKey](m.Frontends) },
+		"frontend added":   func() error { return m.Frontends.Put(ebpf.FrontendKey{Port: 7}, ebpf.Frontend{}) },
+		"frontend changed": func() error {
+			return changeOne(m.Frontends, ebpf.FrontendKey{}, func(f *ebpf.Frontend) { f.Paths[0].Verdict = ebpf.Drop })
+		},
+		"backend removed":   func() error { return removeOne[ebpf.BackendKey](m.Backends) },
+		"backend added":     func() error { return m.Backends.Put(ebpf.BackendKey{Generation: 99999}, ebpf.Backend{}) },
+		"backend changed":   func() error { return changeOne(m.Backends, ebpf.BackendKey{}, func(b *ebpf.Backend) { b.Port++ }) },
+		"member removed":    func() error { return removeOne[ebpf.MemberKey](m.Members) },
+		"member changed":    func() error { return changeOne(m.Members, ebpf.MemberKey{}, func(is *uint32) { *is = 0 }) },
+		"pool changed":      func() error { return m.Pools.Put(uint32(0), ebpf.Pool{}) },
+		"origin removed":    func() error { return removeOne[uint32](m.Origins) },
+		"source removed":    func() error { return removeOne[ebpf.SourceKey](m.Sources) },
+		"range removed":     func() error { return removeOne[ebpf.PrefixKey](m.PodCidrs) },
+		"node addr removed": func() error { return removeOne[ebpf.Addr](m.NodeAddrs) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := damage(); err != nil {
+				t.Fatal(err)
+			}
+			if got := intact(); got != (name == "nothing") {
+				t.Errorf("intact: %v", got)
+			}
+			sync(t, b, r, service.Change{})
+			differences, err := b.Differences(t.Context(), r.Table())
+			if got := b.rows(t); err != nil || len(differences) > 0 || got != before {
+				t.Errorf("afterwards: %v, %v, rows %v, want %v", differences, err, got, before)
+			}
+			if !intact() {
+				t.Error("and is damaged again")
+			}
+		})
+	}
+}
+
+func removeOne[K comparable](m *cilium.Map) error {
+	var key K
+	return errors.Join(m.NextKey(nil, &key), m.Delete(&key))
+}
+
+func changeOne[K comparable, V any](m *cilium.Map, _ K, change func(*V)) error {
+	var key K
+	var row V
+	if err := errors.Join(m.NextKey(nil, &key), m.Lookup(&key, &row)); err != nil {
+		return err
+	}
+	change(&row)
+	return m.Put(&key, &row)
 }

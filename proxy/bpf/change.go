@@ -24,12 +24,9 @@ import (
 // begin has all links get their programs before one of them leads anything. Until then
 // netfilter, if it has rules, translates what it did.
 //
-//	hold netfilter ─▶ write ─▶ attach ─▶ take flows over ─▶ lead ─▶ take over those that began meanwhile
+//	write ─▶ attach ─▶ take flows over ─▶ lead ─▶ take over those that began meanwhile ─▶ hold netfilter
 func (b *Backend) begin(t *service.Table, p *plan) error {
 	takeOver := func() error { return b.inNode(func() error { return b.takeOver(t) }) }
-	if err := b.inNode(conntrack.Hold); err != nil {
-		return err
-	}
 	if err := b.apply(p); err != nil {
 		return err
 	}
@@ -44,7 +41,16 @@ func (b *Backend) begin(t *service.Table, p *plan) error {
 	if err := errors.Join(err, b.path.StandBy(false)); err != nil {
 		return err
 	}
-	return takeOver()
+	return errors.Join(takeOver(), b.inNode(holdIfNeeded))
+}
+
+// holdIfNeeded holds netfilter if it translates flows. It begins no more of them.
+func holdIfNeeded() error {
+	flows, err := conntrack.Translated(service.TCP, service.UDP, service.SCTP)
+	if err != nil || len(flows) == 0 {
+		return err
+	}
+	return conntrack.Hold()
 }
 
 // takeOver makes rows for the UDP flows that netfilter translates the way that the
@@ -82,7 +88,7 @@ func (b *Backend) release() error {
 	if !b.holds {
 		return nil
 	}
-	if b.looks++; b.looks%looksUntilRelease != 0 {
+	if b.looks%looksUntilRelease != 0 {
 		return nil
 	}
 	flows, err := conntrack.Translated(service.TCP, service.UDP, service.SCTP)

@@ -261,7 +261,7 @@ func leaves(old, now map[ebpf.Endpoint]uint32) bool {
 func (p *plan) writeGeneration(now pool) {
 	id := now.now.Id
 	for i, b := range now.backends {
-		p.backends.put(ebpf.BackendKey{Generation: id, Index: uint32(i)}, ebpf.Backend{Generation: id, Addr: b.Addr, Port: b.Port})
+		p.backends.put(ebpf.BackendKey{Generation: id, Index: uint32(i)}, backendRow(id, b))
 	}
 	for m, is := range now.members {
 		p.members.put(ebpf.MemberKey{Generation: id, Backend: m}, is)

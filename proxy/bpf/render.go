@@ -141,6 +141,10 @@ func poolRows(number uint32, p service.Pool) pool {
 // seconds is a time to live, which must not become 0: forever to nobody.
 func seconds(d time.Duration) uint32 { return uint32((d + time.Second - 1) / time.Second) }
 
+func backendRow(generation uint32, b ebpf.Endpoint) ebpf.Backend {
+	return ebpf.Backend{Generation: generation, Addr: b.Addr, Port: b.Port}
+}
+
 func (p pool) row() ebpf.Pool {
 	return ebpf.Pool{Now: p.now, Affinity: p.affinity, Flags: p.flags}
 }
