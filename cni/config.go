@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -114,7 +115,8 @@ func (d document) wantedMAC(cniArgs string) (net.HardwareAddr, error) {
 		IP  types.UnmarshallableString // for IPAM
 	}
 	if err := types.LoadArgs(cniArgs, &env); err != nil {
-		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS: %q: %v", cniArgs, err), "")
+		found := strings.ReplaceAll(err.Error(), "\n", `\n`) // it quotes values as they are
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS: %q: %s", cniArgs, found), "")
 	}
 	for _, source := range []struct{ field, value string }{
 		{"runtimeConfig.mac", d.RuntimeConfig.MAC},
