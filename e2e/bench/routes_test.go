@@ -13,7 +13,7 @@ import (
 func TestRoutes(t *testing.T) {
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), filepath.Join(programs.Dir(t), "fairlead-lab"), "bench", "routes",
-		"--blocks", "2", "--slice", "10ms", "--max-steal", "100", "--seed", "5", "-o", "json")
+		"--blocks", "2", "--slice", "200ms", "--max-steal", "100", "--seed", "5", "-o", "json")
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%v: %s", err, &errs)
