@@ -15,7 +15,7 @@ import (
 )
 
 // Place is mount and process namespaces in a node. All that is started in it ends
-// with the test.
+// with the test, also if that is killed.
 type Place struct {
 	node *netns.NS
 	pid  string // a process in it
@@ -25,8 +25,11 @@ type Place struct {
 func New(t *testing.T, node *netns.NS, mounts string) *Place {
 	t.Helper()
 	unshare := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-		"sh", "-e", "-c", mounts+"\necho ready\nexec sleep infinity")
+		"sh", "-e", "-c", mounts+"\necho ready\nexec cat")
 	unshare.Stderr = os.Stderr
+	if _, err := unshare.StdinPipe(); err != nil { // which ends with us, and so cat does
+		t.Fatal(err)
+	}
 	out, err := unshare.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
