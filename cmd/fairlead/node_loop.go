@@ -28,6 +28,7 @@ type nodeLoop struct {
 	notMasquerade []netip.Prefix
 	kernel        *cninode.Kernel
 	table         masquerade.Table // nil: nothing is masqueraded
+	alone         bool             // what other kinds of table had is gone
 	lost          <-chan struct{}  // tells that somebody may have removed the table
 	flushed       <-chan struct{}  // tells that what pods have in the packet filter may be gone
 	installer     *nodeInstaller
@@ -371,12 +372,22 @@ func (l *nodeLoop) connect() error {
 
 // masquerade: the cluster is all pods and nodes, and what was said to belong to it.
 func (l *nodeLoop) masquerade(self cninode.Member) error {
-	if l.table == nil || len(self.PodCIDRs) == 0 {
-		// Without ranges what is programmed stays: pods that run have their
-		// addresses still, and a Node that lost them is more likely a mistake.
+	if l.table != nil {
+		if len(self.PodCIDRs) == 0 {
+			// What is programmed stays: pods that run have their addresses still,
+			// and a Node that lost its ranges is more likely a mistake.
+			return nil
+		}
+		if err := l.table.Sync(self.PodCIDRs, &l.cluster); err != nil {
+			return err
+		}
+	}
+	if l.alone {
 		return nil
 	}
-	return l.table.Sync(self.PodCIDRs, &l.cluster)
+	err := masquerade.RemoveOthers(l.table)
+	l.alone = err == nil
+	return err
 }
 
 func nodeObject(name string) watch.Object {

@@ -241,6 +241,37 @@ func TestNodeAndCleanup(t *testing.T) {
 	r.read(filepath.Join(r.bin, install.IPAM)) // stays
 }
 
+// What another --masquerade has written goes when this one's is there.
+func TestNodeMasquerade(t *testing.T) {
+	r := newNode(t)
+	const nft, ipt = "fairlead-node", "FLNODE-MASQ"
+	for _, tt := range []struct {
+		how  string
+		want []string
+	}{
+		{"nftables", []string{nft}},
+		{"none", nil},
+		{"iptables", []string{ipt}},
+		{"auto", []string{nft}},
+		{"iptables", []string{ipt}},
+		{"none", nil},
+	} {
+		r.start("--masquerade", tt.how)
+		r.log.await("msg=connected")
+		r.stop()
+		var got []string
+		tables := r.ns.RunT(t, "sh", "-ec", "nft list ruleset; iptables-save; ip6tables-save")
+		for _, name := range []string{nft, ipt} {
+			if strings.Contains(tables, name) {
+				got = append(got, name)
+			}
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("--masquerade %s: (-want +got)\n%s", tt.how, diff)
+		}
+	}
+}
+
 func (r *running) read(path string) string {
 	r.t.Helper()
 	text, err := os.ReadFile(path)

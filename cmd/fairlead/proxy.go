@@ -144,6 +144,7 @@ func (f proxyFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 		go logStale(ctx, kube, log)
 	}
 	go followKernel(ctx, &p, log)
+	go followTracking(ctx, time.Tick(looksAtTracking), conntrack.ReadUsage, log)
 	err = p.Run(ctx)
 	log.Info("proxy ends; what is programmed stays")
 	return err

@@ -271,7 +271,8 @@ func (d *Dir) settled(f *file, since, now time.Time) bool {
 		return true
 	}
 	d.waiting = true
-	if then := since.Add(d.settle); then.Before(d.again) {
+	// By our clock, which nobody sets: since may be of the file system's.
+	if then := now.Add(d.settle - now.Sub(since)); then.Before(d.again) {
 		d.again = then
 	}
 	return false

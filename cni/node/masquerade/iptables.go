@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/google/nftables"
+
 	"github.com/fairlead/fairlead/cni/host/command"
+	"github.com/fairlead/fairlead/cni/host/xtables"
 )
 
 // IPTables is a chain of our own in the nat table of each family, and a rule that
@@ -58,6 +62,9 @@ func syncIPTables(is6 bool, pods, cluster []netip.Prefix) error {
 	if is6 {
 		name = "ip6tables"
 	}
+	if len(pods) == 0 && !hasNAT(is6) {
+		return nil // and iptables-legacy-save would make one
+	}
 	saved, err := run("", name+"-save", "-t", "nat")
 	if err != nil && len(pods) == 0 {
 		return nil // no nat table of that family, nothing in it
@@ -73,6 +80,23 @@ func syncIPTables(is6 bool, pods, cluster []netip.Prefix) error {
 		return fmt.Errorf("write masquerading to iptables: %w", err)
 	}
 	return nil
+}
+
+// hasNAT says whether there may be a table in which iptables has rules of ours, of
+// either variant.
+func hasNAT(is6 bool) bool {
+	const name = "nat"
+	legacy, err := xtables.Tables(is6)
+	if err != nil || slices.Contains(legacy, name) {
+		return true
+	}
+	n, err := OpenNFTables()
+	if err != nil {
+		return false
+	}
+	defer n.close()
+	tables, err := n.conn.ListTablesOfFamily(newNFTable(is6, nil).Family)
+	return err != nil || slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name })
 }
 
 // iptScript is the input of iptables-restore --noflush, one step, that turns what

@@ -11,6 +11,7 @@ package masquerade
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -184,4 +185,18 @@ func Open() (Table, error) {
 		return nil, fmt.Errorf("%w; %w", err, iptErr)
 	}
 	return fallback, nil
+}
+
+// RemoveOthers removes the rules that other kinds of Table than the given one have
+// written: a node's processes before this one may have had another, or now there is to
+// be none, which is nil.
+func RemoveOthers(kept Table) error {
+	var errs []error
+	if _, ok := kept.(*NFTables); !ok {
+		errs = append(errs, CleanupNFTables())
+	}
+	if _, ok := kept.(*IPTables); !ok {
+		errs = append(errs, CleanupIPTables())
+	}
+	return errors.Join(errs...)
 }

@@ -91,6 +91,8 @@ func (n *NFTables) prepare(c *netlink.Conn) error {
 	return errors.Join(err, named, c.SetReadBuffer(buffers), c.SetWriteBuffer(buffers))
 }
 
+func (n *NFTables) close() { _ = n.conn.CloseLasting() }
+
 func (n *NFTables) String() string { return "nftables" }
 
 // Lost implements Table. Firewalls begin by removing every table there is (flush
@@ -314,5 +316,6 @@ func CleanupNFTables() error {
 	if err != nil {
 		return err
 	}
+	defer n.close()
 	return n.Sync(nil, &Cluster{})
 }
