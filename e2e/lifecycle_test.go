@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -84,6 +86,59 @@ func TestCleanup(t *testing.T) {
 				t.Errorf("the pins' folder is there: %v", err)
 			}
 		})
+	}
+}
+
+// What others take away under a proxy that runs, the file system of its pins too, comes
+// back by itself, each program once. Where that is only unmounted, nobody notices.
+func TestPinsComeBack(t *testing.T) {
+	c := newCluster(t, 1, "ebpf")
+	node := c.Nodes[0]
+	for name, take := range map[string]func() error{
+		"cleanup": func() error {
+			o := finish(t, inNode(t, node, fairlead(t.Context(), t, "cleanup", "--bpf-root", node.BPFRoot(), "--cni-conf-dir", t.TempDir())))
+			if o.code != 0 || !strings.Contains(o.stderr, "'fairlead proxy' runs here") {
+				return fmt.Errorf("%+v", o)
+			}
+			return nil
+		},
+		"unmounted": func() error { return unix.Unmount(node.BPFRoot(), unix.MNT_DETACH) },
+		"unmounted and removed": func() error {
+			return errors.Join(unix.Unmount(node.BPFRoot(), unix.MNT_DETACH), os.Remove(node.BPFRoot()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := left(t, node)
+			var tr *traffic.Traffic
+			if name != "cleanup" { // which ends all, until it comes back
+				tr = traffic.Start(t, traffic.Source{Name: "pod", NS: c.Client.NS(), To: c.VIPs})
+			}
+			if err := take(); err != nil {
+				t.Fatal(err)
+			}
+			awaitPins(t, node, before)
+			if tr != nil {
+				tr.GoOn(t)
+				tr.End(t)
+			}
+			c.checkSpread(t)
+		})
+	}
+}
+
+// awaitPins waits until a proxy has pinned all that it pins, and that many programs are
+// attached.
+func awaitPins(t *testing.T, node *lab.Node, programs int) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		_, err := os.Stat(filepath.Join(node.BPFRoot(), "maps", "frontends"))
+		n := left(t, node)
+		if err == nil && n == programs {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d programs are attached instead of %d, pins: %v", n, programs, err)
+		}
 	}
 }
 

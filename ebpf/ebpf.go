@@ -50,7 +50,7 @@ type DataPath struct {
 	Maps
 
 	config   Config
-	lock     *os.File
+	lock     *os.File // the folder of the pins
 	programs bpfPrograms
 	// Variables of the programs, see LookOn and StandBy.
 	lookedAtUntil, standsBy *ebpf.Variable
@@ -312,6 +312,9 @@ func (d *DataPath) SetPodLinks(isPod func(name string) bool) error {
 //
 //	tell each other ─▶ carry over what began before ─▶ flip ─▶ carry over what began meanwhile ─▶ tell no more
 func (d *DataPath) Publish() error {
+	if err := d.keepRoot(); err != nil {
+		return err
+	}
 	for _, step := range d.steps() {
 		if err := step(); err != nil {
 			return err

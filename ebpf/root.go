@@ -57,6 +57,66 @@ func makeRoot(root string) error {
 	return os.MkdirAll(root, 0o700)
 }
 
+// keepRoot makes and locks the folder of the pins anew where others have removed it, or
+// unmounted its file system. That lives on as long as we have it open, and what is
+// pinned there runs on: links to the kernel move to the new folder, so that none is made
+// twice and none missed.
+func (d *DataPath) keepRoot() error {
+	was, err := d.lock.Stat()
+	if err != nil {
+		return err
+	}
+	is, err := os.Stat(d.config.Root)
+	if err == nil && os.SameFile(was, is) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	lock, err := openRoot(d.config.Root)
+	if err != nil {
+		return err
+	}
+	locked := d.lock
+	former := fmt.Sprintf("/proc/self/fd/%d", locked.Fd())
+	err = errors.Join(moveLinks(filepath.Join(former, "links"), d.pin("links")), moveLinks(pins.Links(former), pins.Links(d.config.Root)))
+	if err != nil {
+		return errors.Join(err, lock.Close())
+	}
+	d.lock = lock
+	return locked.Close()
+}
+
+// moveLinks moves the pins of links from one folder to another, which may be in another
+// file system. It is no error if there are none.
+func moveLinks(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.MkdirAll(to, 0o700)
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		l, err := link.LoadPinnedLink(filepath.Join(from, e.Name()), nil)
+		if err != nil {
+			return fmt.Errorf("open link %s: %w", e.Name(), err)
+		}
+		err = l.Unpin()
+		if err == nil {
+			err = l.Pin(filepath.Join(to, e.Name()))
+		}
+		_ = l.Close()
+		if err != nil {
+			return fmt.Errorf("pin link %s: %w", filepath.Join(to, e.Name()), err)
+		}
+	}
+	return nil
+}
+
 // isBPF says whether a path is in a bpf file system.
 func isBPF(path string) (bool, error) {
 	var st unix.Statfs_t
