@@ -17,8 +17,11 @@ import (
 	"github.com/cilium/ebpf"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"github.com/fairlead/fairlead/cni/host/namespaces"
+	"github.com/fairlead/fairlead/e2e/cgroup"
 	"github.com/fairlead/fairlead/e2e/echo"
 	"github.com/fairlead/fairlead/e2e/lab"
+	"github.com/fairlead/fairlead/e2e/netns"
 )
 
 // fairlead is a command that asks a node's programs, as an operator does there.
@@ -57,7 +60,10 @@ type tracedWay struct {
 
 // traced is what 'fairlead trace -o json' says.
 type traced struct {
+	Class     string
 	Path      string
+	Unsure    string
+	IfHere    *struct{ Class, Path string }
 	Endpoints []tracedEndpoint
 	Ways      map[netip.Addr]tracedWay
 }
@@ -222,14 +228,21 @@ func (c cluster) serveOutside(t *testing.T) []echo.Endpoint {
 // checkSource compares what is said of a flow's source with what its endpoint sees.
 func (c cluster) checkSource(t *testing.T, to echo.Endpoint, path string) {
 	t.Helper()
-	node, own := c.Nodes[0], ownAddr(c.Client, to)
+	c.checkSourceOf(t, ownAddr(c.Client, to), c.Client.Ask, to, path)
+}
+
+// checkSourceOf is checkSource for a sender of that address.
+func (c cluster) checkSourceOf(t *testing.T, own netip.Addr, ask func(context.Context, echo.Endpoint) (echo.Reply, error), to echo.Endpoint, path string) {
+	t.Helper()
+	node := c.Nodes[0]
 	said := trace(t, node, own, to)
-	reply, err := c.Client.Ask(t.Context(), to)
+	reply, err := ask(t.Context(), to)
 	if err != nil {
 		t.Fatal(err)
 	}
 	i := slices.IndexFunc(said.Endpoints, func(e tracedEndpoint) bool { return e.Addr == reply.Server })
-	if i < 0 || said.Path != path {
+	_, hidden := namespaces.All() // as by a root that lacks a capability which process 1 has
+	if i < 0 || said.Path != path || said.Unsure != "" && (hidden == nil || path != "packet") {
 		t.Fatalf("%s answers, by %s it was said: %+v", reply.Server, path, said)
 	}
 	want := []netip.Addr{own}
@@ -242,6 +255,91 @@ func (c cluster) checkSource(t *testing.T, to echo.Endpoint, path string) {
 	if saw := reply.Client.Addr(); !slices.Contains(want, saw) {
 		t.Errorf("it sees %s, and it was said: %+v", saw, said)
 	}
+}
+
+// A sender whose address is in no range of pods, such as a container of Docker, and one
+// behind a router, are led by their sockets if these are on the node, and are pods then;
+// else by their packets, from outside. Trace knows which, and asks back where it cannot.
+func TestTraceOfSenders(t *testing.T) {
+	c := newCluster(t, 1, "ebpf")
+	node := c.Nodes[0]
+	container, behind, machine := netns.NewT(t), netns.NewT(t), netns.NewT(t)
+	for i, ns := range []*netns.NS{container, machine} {
+		node.NS().RunT(t, "sh", "-ec", fmt.Sprintf(`
+			ip link add port%[1]d type veth peer eth0 netns %[2]s
+			ip link set port%[1]d up
+			ip addr add 172.30.%[1]d.1/24 dev port%[1]d`, i, ns.Path()))
+		ns.RunT(t, "sh", "-ec", fmt.Sprintf("ip addr add 172.30.%[1]d.2/24 dev eth0; ip link set eth0 up; ip route add default via 172.30.%[1]d.1", i))
+	}
+	container.RunT(t, "sh", "-ec", `
+		ip link add port type veth peer eth0 netns `+behind.Path()+`
+		ip link set port up
+		ip addr add 172.31.0.1/24 dev port
+		sysctl -qw net.ipv4.ip_forward=1`)
+	behind.RunT(t, "sh", "-ec", "ip addr add 172.31.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 172.31.0.1")
+	node.NS().RunT(t, "ip", "route", "add", "172.31.0.0/24", "via", "172.30.0.2")
+	group, err := cgroup.Named(filepath.Base(node.Cgroup()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range []*netns.NS{container, behind} { // the machine is another one, with a cgroup of its own
+		ns.Join(group)
+	}
+	machine.Join(cgroup.NewT(t))
+	for _, ns := range []*netns.NS{container, behind, machine} {
+		stay(t, ns)
+	}
+	for _, sender := range []struct {
+		name, addr, path string
+		ns               *netns.NS
+	}{
+		{"container", "172.30.0.2", "socket", container},
+		{"behind a container", "172.31.0.2", "socket", behind},
+		{"machine", "172.30.1.2", "packet", machine},
+	} {
+		for _, to := range c.VIPs {
+			if to.Addr.Addr().Is6() {
+				continue
+			}
+			t.Run(sender.name+" "+to.Network, func(t *testing.T) {
+				path := sender.path
+				if to.Network == "sctp" {
+					path = "packet"
+				}
+				ask := func(ctx context.Context, to echo.Endpoint) (reply echo.Reply, err error) {
+					err = sender.ns.Do(func() error {
+						reply, err = echo.Ask(ctx, to.Network, netip.AddrPort{}, to.Addr)
+						return err
+					})
+					return reply, err
+				}
+				c.checkSourceOf(t, netip.MustParseAddr(sender.addr), ask, to, path)
+			})
+		}
+	}
+	nobody := node.PodCIDRs[0].Addr().As4()
+	nobody[3] = 250
+	said := trace(t, node, netip.AddrFrom4(nobody), c.VIPs[0])
+	if said.Unsure == "" || said.Path != "packet" || said.IfHere == nil || said.IfHere.Path != "socket" || said.IfHere.Class != "pod" {
+		t.Errorf("of an address that nobody has: %+v", said)
+	}
+}
+
+// stay has a process in a namespace, and in its cgroup, until the test ends, or is ended.
+func stay(t *testing.T, ns *netns.NS) {
+	t.Helper()
+	cmd := exec.Command("cat")
+	input, err := cmd.StdinPipe()
+	if err == nil {
+		err = ns.Do(cmd.Start)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = input.Close()
+		_ = cmd.Wait()
+	})
 }
 
 // In every mode an operator sees flows as they begin, with their endpoint.

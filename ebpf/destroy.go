@@ -4,8 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"iter"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -15,10 +14,10 @@ import (
 var ErrCannotEnd = errors.New("the kernel cannot end sockets of others")
 
 // EndSockets ends sockets, given by their cookies: reads fail with ECONNABORTED, and
-// writes to UDP ones with EDESTADDRREQ, as those who own them may connect again.
-// Sockets whose network namespace no process is in are left. The error may wrap
-// ErrCannotEnd.
-func EndSockets(sockets map[uint64]Peer) error {
+// writes to UDP ones with EDESTADDRREQ, as those who own them may connect again. They
+// are looked for in the network namespaces whose descriptors netns has. The error may
+// wrap ErrCannotEnd.
+func EndSockets(sockets map[uint64]Peer, netns iter.Seq[int]) error {
 	ending := map[uint64]map[uint64]Peer{} // network namespace → socket → its peer
 	for cookie, peer := range sockets {
 		if ending[peer.Netns] == nil {
@@ -26,13 +25,14 @@ func EndSockets(sockets map[uint64]Peer) error {
 		}
 		ending[peer.Netns][cookie] = peer
 	}
-	if len(ending) == 0 {
-		return nil
+	var errs error
+	for fd := range netns {
+		if len(ending) == 0 {
+			break
+		}
+		errs = errors.Join(errs, endIn(fd, ending))
 	}
-	return eachNetns(func(fd int) (bool, error) {
-		err := endIn(fd, ending)
-		return len(ending) == 0, err
-	})
+	return errs
 }
 
 // CanEndSockets tries it with a socket of its own. The error may wrap ErrCannotEnd.
@@ -55,35 +55,6 @@ func CanEndSockets() error {
 	}
 	defer func() { _ = conn.Close() }()
 	return endAll(conn, unix.AF_INET, unix.IPPROTO_UDP, map[uint64]Peer{cookie: {}})
-}
-
-// eachNetns calls f with every network namespace that a process is in, until f has
-// no need of more. In a container, where processes of others are not to be seen,
-// these are the ones that container runtimes bind to files.
-func eachNetns(f func(fd int) (done bool, err error)) error {
-	seen := map[uint64]bool{}
-	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	bound, _ := filepath.Glob("/run/netns/*") // the pattern is right
-	for _, path := range append(paths, bound...) {
-		file, openErr := os.Open(path)
-		if openErr != nil {
-			continue // the process has ended
-		}
-		var st unix.Stat_t
-		var fs unix.Statfs_t // of a namespace, and not of a file that one was bound to
-		if unix.Fstatfs(int(file.Fd()), &fs) != nil || fs.Type != unix.NSFS_MAGIC || unix.Fstat(int(file.Fd()), &st) != nil || seen[st.Ino] {
-			_ = file.Close()
-			continue
-		}
-		seen[st.Ino] = true
-		done, fErr := f(int(file.Fd()))
-		_ = file.Close()
-		err = errors.Join(err, fErr)
-		if done {
-			break
-		}
-	}
-	return err
 }
 
 // endIn ends those of the sockets that are in a network namespace, and takes it

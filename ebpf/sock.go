@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -105,6 +107,41 @@ func (d *DataPath) socketsAttached() (bool, error) {
 	return true, nil
 }
 
+// Leads says whether sockets that processes make are led: those of any of them. Of
+// those that are not to be seen, which are none, it is so if all sockets are.
+func (d *DataPath) Leads(processes []int) bool {
+	return leadsAll(d.config.CgroupRoot) || slices.ContainsFunc(processes, d.isBelow)
+}
+
+// leadsAll says whether a cgroup is the root of all, which alone has no file
+// cgroup.events (cgroups(7)).
+func leadsAll(cgroup string) bool {
+	_, err := os.Stat(filepath.Join(cgroup, "cgroup.events"))
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// isBelow says whether a process is in the cgroup or below.
+func (d *DataPath) isBelow(process int) bool {
+	root, err := findCgroupRoot()
+	if err != nil {
+		return false
+	}
+	wanted, err := cgroupID(d.config.CgroupRoot)
+	if err != nil {
+		return false
+	}
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", process)) // none: it has ended
+	for line := range strings.Lines(string(text)) {
+		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::") // of version 2
+		for ; ok && path != "/" && path != "."; path = filepath.Dir(path) {
+			if id, err := cgroupID(filepath.Join(root, path)); err == nil && id == wanted {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // cgroupID is the number by which the kernel knows a cgroup: its inode's.
 func cgroupID(path string) (uint64, error) {
 	var fs unix.Statfs_t
@@ -121,15 +158,14 @@ func cgroupID(path string) (uint64, error) {
 	return st.Ino, nil
 }
 
-// findCgroupRoot finds where the root of all cgroups is mounted, which alone has
-// no file cgroup.events (cgroups(7)).
+// findCgroupRoot finds where the root of all cgroups is mounted.
 func findCgroupRoot() (string, error) {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
 	if err != nil {
 		return "", fmt.Errorf("look for cgroup v2: %w", err)
 	}
 	for _, m := range mounts {
-		if _, err := os.Stat(filepath.Join(m.Mountpoint, "cgroup.events")); errors.Is(err, os.ErrNotExist) {
+		if leadsAll(m.Mountpoint) {
 			return m.Mountpoint, nil
 		}
 	}

@@ -9,10 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
-
+	"github.com/fairlead/fairlead/cni/host/namespaces"
 	"github.com/fairlead/fairlead/cni/link"
 )
 
@@ -36,7 +33,7 @@ func readNamespaces(dirs []string) ([]namespace, error) {
 		if !isNamespace(path) {
 			continue
 		}
-		addrs, err := addressesIn(path)
+		addrs, err := namespaces.Addrs(path)
 		if errors.Is(err, fs.ErrNotExist) { // it went just now
 			continue
 		}
@@ -80,29 +77,4 @@ func isNamespace(path string) bool {
 	}
 	ns.Close()
 	return true
-}
-
-// addressesIn reads the addresses of all interfaces in a namespace.
-func addressesIn(path string) ([]netip.Addr, error) {
-	file, err := netns.GetFromPath(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }()
-	handle, err := netlink.NewHandleAt(file, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
-	}
-	defer handle.Close()
-	list, err := handle.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, err
-	}
-	var addrs []netip.Addr
-	for _, a := range list {
-		if addr, ok := netip.AddrFromSlice(a.IP); ok {
-			addrs = append(addrs, addr.Unmap())
-		}
-	}
-	return addrs, nil
 }

@@ -90,16 +90,11 @@ func kernel(p *proxy.Proxy) inspect.Kernel {
 		}
 	}
 	if _, ok := mode.(*iptables.Backend); ok {
-		k.Path = func(service.Frontend, service.Protocol, bool) string { return "tracked" }
+		k.Path = func(service.Frontend, service.Packet, service.Class, bool) (string, error) { return "tracked", nil }
 		k.Watch = func(ctx context.Context, see func(inspect.Event)) error { return watchTracked(ctx, p, see) }
 	}
-	if _, ok := mode.(*bpf.Backend); ok {
-		k.Path = func(f service.Frontend, protocol service.Protocol, own bool) string {
-			if own && bpf.BySocket(f, protocol) {
-				return "socket"
-			}
-			return "packet"
-		}
+	if b, ok := mode.(*bpf.Backend); ok {
+		k.Path = b.Path
 	}
 	if r, ok := mode.(reporter); ok {
 		k.Outcomes = func() ([]inspect.Outcome, error) { return outcomes(r) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,10 @@ func traceCommand(e env) *cobra.Command {
 destination it is, what kind of sender it comes from, which endpoints get it in
 turn and why not the others, and whether they see the sender's address. What the
 kernel has otherwise than it should of that Service is said, and makes the exit code 1.
+
+In mode ebpf a sender with a socket on this node is led by that, others by their packets.
+Where it is not known which it is, because the proxy cannot see all processes of the
+node, or nobody has that address now, both are answered.
 
 The kernel is asked for the way to each of the endpoints, or to a destination that is
 no Service's, such as another pod: by which route, device and tunnel, and whether
@@ -142,7 +147,8 @@ type traced struct {
 	// Unasked says why Services are not in it; "": they are.
 	Unasked string `json:"unasked,omitempty"`
 	// Ways says by destination how a packet goes on.
-	Ways map[netip.Addr]way.Way `json:"ways"`
+	Ways       map[netip.Addr]way.Way `json:"ways"`
+	WaysIfHere map[netip.Addr]way.Way `json:"waysIfHere,omitempty"` // with IfHere
 }
 
 // errDiffers is that the kernel has not what it should; what is printed.
@@ -178,21 +184,30 @@ func (f *traceFlags) trace(ctx context.Context, p service.Packet) (t traced, err
 	if err != nil {
 		return t, err
 	}
-	t.Ways = map[netip.Addr]way.Way{}
+	t.Ways = waysOf(ctx, t.Led, p)
+	if t.IfHere != nil {
+		t.WaysIfHere = waysOf(ctx, *t.IfHere, p)
+	}
+	return t, nil
+}
+
+// waysOf asks the kernel where a flow goes on that is led so.
+func waysOf(ctx context.Context, led inspect.Led, p service.Packet) map[netip.Addr]way.Way {
+	ways := map[netip.Addr]way.Way{}
 	find := func(to netip.AddrPort) {
-		if _, known := t.Ways[to.Addr()]; !known {
-			t.Ways[to.Addr()] = way.Find(ctx, way.Packet{Src: p.Src, Dst: to, Protocol: protocolOf(p), Past: t.Path == "packet"})
+		if _, known := ways[to.Addr()]; !known {
+			ways[to.Addr()] = way.Find(ctx, way.Packet{Src: p.Src, Dst: to, Protocol: protocolOf(p), Past: led.Path == "packet"})
 		}
 	}
-	for _, endpoint := range t.Endpoints {
+	for _, endpoint := range led.Endpoints {
 		if endpoint.Turns {
 			find(endpoint.Addr)
 		}
 	}
-	if t.Verdict == service.Pass {
+	if led.Verdict == service.Pass {
 		find(p.Dst)
 	}
-	return t, nil
+	return ways
 }
 
 // protocolOf is the protocol's number, 0 where a port does not matter.
@@ -224,20 +239,9 @@ func (t traced) print(w io.Writer, p service.Packet) error {
 			fmt.Fprintf(table, "%s\t%s\n", what, why)
 		}
 	}
-	if t.Unasked != "" {
-		row("services", t.Unasked)
-	} else {
-		row("sender", fmt.Sprintf("%s is %s", p.Src, t.Sender))
-		row("destination", fmt.Sprintf("%s is %s", destinationText(p), t.Destination))
-		row("source ranges", t.Sources)
-		row("policy", t.Policy)
-		row("endpoints", t.Choice)
-		if t.Affinity > 0 {
-			row("affinity", fmt.Sprintf("the sender goes to the same one again for %s after its last flow", t.Affinity))
-		}
-		row("masquerade", t.Masquerade)
-		row("path", paths[t.Path])
-		row("verdict", verdicts[t.Verdict])
+	said := t.rows(p)
+	for _, r := range said {
+		row(r.what, r.why)
 	}
 	if t.Verdict == service.Pass {
 		onward := t.Ways[p.Dst.Addr()]
@@ -247,9 +251,47 @@ func (t traced) print(w io.Writer, p service.Packet) error {
 			row("NAT", onward.NAT.String())
 		}
 	}
-	t.printEndpoints(table)
+	printEndpoints(table, t.Led, t.Ways)
+	if t.IfHere != nil {
+		row("or else", "if the sender has a socket on this node, which is not known: "+t.Unsure)
+		for i, r := range ledRows(*t.IfHere, p) {
+			if r != said[i] {
+				row("  "+r.what, cmp.Or(r.why, "-"))
+			}
+		}
+		printEndpoints(table, *t.IfHere, t.WaysIfHere)
+	}
 	t.printKernel(row)
 	return table.Flush()
+}
+
+// tracedRow is a line of what is printed; one without a why is left out.
+type tracedRow struct{ what, why string }
+
+func (t traced) rows(p service.Packet) []tracedRow {
+	if t.Unasked != "" {
+		return []tracedRow{{"services", t.Unasked}}
+	}
+	return ledRows(t.Led, p)
+}
+
+// ledRows are as many lines for each flow.
+func ledRows(led inspect.Led, p service.Packet) []tracedRow {
+	affinity := ""
+	if led.Affinity > 0 {
+		affinity = fmt.Sprintf("the sender goes to the same one again for %s after its last flow", led.Affinity)
+	}
+	return []tracedRow{
+		{"sender", fmt.Sprintf("%s is %s", p.Src, led.Sender)},
+		{"destination", fmt.Sprintf("%s is %s", destinationText(p), led.Destination)},
+		{"source ranges", led.Sources},
+		{"policy", led.Policy},
+		{"endpoints", led.Choice},
+		{"affinity", affinity},
+		{"masquerade", led.Masquerade},
+		{"path", paths[led.Path]},
+		{"verdict", verdicts[led.Verdict]},
+	}
 }
 
 // destinationText leaves out a port that does not matter.
@@ -277,15 +319,15 @@ func (t traced) printKernel(row func(what, why string)) {
 	}
 }
 
-func (t traced) printEndpoints(w io.Writer) {
-	for _, e := range t.Endpoints {
+func printEndpoints(w io.Writer, led inspect.Led, ways map[netip.Addr]way.Way) {
+	for _, e := range led.Endpoints {
 		what, mark := e.Why, "  -"
 		if e.Turns {
 			mark = "  →"
-			onward := t.Ways[e.Addr.Addr()]
+			onward := ways[e.Addr.Addr()]
 			what = onward.String() + seen(e, onward)
 		}
-		if e.Turns && e.Addr == t.Next {
+		if e.Turns && e.Addr == led.Next {
 			what += ", is next"
 		}
 		if e.Node != "" {

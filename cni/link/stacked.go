@@ -3,11 +3,12 @@ package link
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead/fairlead/cni/host/namespaces"
 )
 
 // stackedKinds are the drivers that take all frames of the interface below, so
@@ -15,31 +16,25 @@ import (
 var stackedKinds = []string{"macvlan", "macvtap", "ipvlan", "ipvtap"}
 
 // StackedOn describes, for people, the interfaces that have taken over d: those
-// in its own namespace and in the namespaces of processes. It is for the text of
+// in its own namespace and in others. It is for the text of
 // an error, since only a look into every namespace finds them: the kernel lists
 // what an interface is stacked on, not what is stacked on it.
 func (ns *NS) StackedOn(d Device) []string {
 	found := ns.stacked("the host", func(l *netlink.LinkAttrs) bool {
 		return l.ParentIndex == d.Index && l.NetNsID == -1
 	})
-	seen := map[string]bool{} // by what the links below /proc lead to: net:[4026531840]
-	paths, _ := filepath.Glob("/proc/[0-9]*/ns/net")
-	for _, path := range paths {
-		target, err := os.Readlink(path)
-		if err != nil || seen[target] { // the process went, or shares its namespace
-			continue
-		}
-		seen[target] = true
-		found = append(found, ns.stackedIn(path, d)...)
+	all, _ := namespaces.All() // as far as they are to be seen
+	for _, other := range all {
+		found = append(found, ns.stackedIn(other, d)...)
 	}
 	return found
 }
 
-// stackedIn looks into the namespace of a process.
-func (ns *NS) stackedIn(path string, d Device) []string {
-	other, err := Open(path)
+// stackedIn looks into another namespace.
+func (ns *NS) stackedIn(in namespaces.Namespace, d Device) []string {
+	other, err := Open(in.Path)
 	if err != nil {
-		return nil // the process went
+		return nil // it went
 	}
 	defer other.Close()
 	if other.Same(ns) {
@@ -49,7 +44,7 @@ func (ns *NS) stackedIn(path string, d Device) []string {
 	if err != nil || id < 0 {
 		return nil // nothing in it leads here
 	}
-	return other.stacked(process(path), func(l *netlink.LinkAttrs) bool {
+	return other.stacked(whose(in), func(l *netlink.LinkAttrs) bool {
 		return l.ParentIndex == d.Index && l.NetNsID == id
 	})
 }
@@ -69,9 +64,12 @@ func (ns *NS) stacked(where string, on func(*netlink.LinkAttrs) bool) []string {
 	return found
 }
 
-// process names the process that /proc/PID/ns/net belongs to.
-func process(path string) string {
-	dir := filepath.Dir(filepath.Dir(path))
-	command, _ := os.ReadFile(filepath.Join(dir, "comm"))
-	return fmt.Sprintf("process %s (%s)", filepath.Base(dir), strings.TrimSpace(string(command)))
+// whose names the process that is in a namespace, or the namespace if none is known.
+func whose(in namespaces.Namespace) string {
+	if len(in.Processes) == 0 {
+		return in.Path
+	}
+	pid := in.Processes[0]
+	command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(command)))
 }

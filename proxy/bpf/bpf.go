@@ -165,7 +165,7 @@ func (b *Backend) endStale(t *service.Table, p *plan) error {
 		return r.err
 	}
 	maps.DeleteFunc(connected, func(_ uint64, peer ebpf.Peer) bool { return mayGoOn(t, peer) })
-	err := ebpf.EndSockets(connected)
+	err := ebpf.EndSockets(connected, openNamespaces)
 	b.cannotEnd = errors.Is(err, ebpf.ErrCannotEnd)
 	if err != nil {
 		return fmt.Errorf("end sockets that are connected to backends which are gone: %w", err)

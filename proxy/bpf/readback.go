@@ -87,13 +87,6 @@ func (b *Backend) Turns(key service.Key, class service.Class) (taken uint64, ok 
 	return turn.Taken, true
 }
 
-// BySocket says whether sockets of this node that want to a frontend get their backend at
-// once, so that no packet is translated. SCTP has no hooks, and whether the address that a
-// socket is yet to get is an allowed source only its packets tell.
-func BySocket(f service.Frontend, protocol service.Protocol) bool {
-	return protocol != service.SCTP && len(f.Sources) == 0
-}
-
 // parseOrigin is the opposite of service.Origin.String.
 func parseOrigin(text string) (service.Origin, error) {
 	name, port, _ := strings.Cut(text, ":")

@@ -277,14 +277,23 @@ func rowOf(t *service.Table, key service.Key, f service.Frontend) Row {
 	return row
 }
 
-// Traced is what becomes of a packet, and why.
-type Traced struct {
+// Led is what becomes of a flow, and why.
+type Led struct {
 	service.Explanation
-	Service string `json:"service,omitempty"` // whose the destination is: namespace/name:port
 	// Path is how the flow is led, as in Event.Path; "" where it is not, or nobody knows.
 	Path string `json:"path,omitempty"`
 	// Next is the endpoint whose turn is the next; not valid where nobody knows.
 	Next netip.AddrPort `json:"next,omitzero"`
+}
+
+// Traced is what becomes of a flow, and why, and whether the kernel has it so.
+type Traced struct {
+	Led
+	Service string `json:"service,omitempty"` // whose the destination is: namespace/name:port
+	// Unsure says why it is not known whether the sender's socket is on this node. Then IfHere
+	// is what becomes of the flow if it is, and Led if it is not.
+	Unsure string `json:"unsure,omitempty"`
+	IfHere *Led   `json:"ifHere,omitempty"`
 	// Kernel says in what way the kernel has not what it should of that Service, and of
 	// what is no single one's; none: it has.
 	Kernel []string `json:"kernel,omitempty"`
@@ -305,33 +314,56 @@ func (i *Inspector) next(t *service.Table, p service.Packet) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// lead adds how the kernel leads the flow. A socket that has its endpoint already sends
-// packets as to anybody: none of them is masqueraded for the Service's sake.
-func (i *Inspector) lead(t *Traced, f service.Frontend, p service.Packet, routed bool) {
-	if i.Path == nil || t.Verdict != service.Forward {
-		return
+// led is what becomes of the flow that p begins, by a path. A socket that has its endpoint
+// already sends packets as to anybody: none of them is masqueraded for the Service's sake.
+func (i *Inspector) led(r *service.Resolver, p service.Packet, path string) Led {
+	p.Pod = path == bySocket
+	l := Led{Explanation: r.Explain(p), Next: i.next(r.Table(), p)}
+	if l.Verdict != service.Forward {
+		return l
 	}
-	own := t.Class == service.FromNode || t.Class == service.FromPod && !routed
-	if t.Path = i.Path(f, p.Protocol, own); t.Path != "socket" {
-		return
+	if l.Path = path; path != bySocket {
+		return l
 	}
-	t.Masquerade = "no: the socket is connected to the endpoint itself"
-	if t.Class == service.FromNode {
-		t.Masquerade += ", from the node's address on the way there"
+	l.Masquerade = "no: the socket is connected to the endpoint itself"
+	if l.Class == service.FromNode {
+		l.Masquerade += ", from the node's address on the way there"
 	}
-	for n := range t.Endpoints {
-		t.Endpoints[n].Masquerade = false
+	for n := range l.Endpoints {
+		l.Endpoints[n].Masquerade = false
 	}
+	return l
+}
+
+// bySocket is a path.
+const bySocket = "socket"
+
+// path says how the kernel leads the flow that p begins, and why that may not be so. It
+// looks around, which takes its time.
+func (i *Inspector) path(p service.Packet, routed bool) (path string, unsure error) {
+	var f service.Frontend
+	var class service.Class
+	found := false
+	i.View.View(func(r *service.Resolver) {
+		f, found = r.Table().Frontend(p.Dst, p.Protocol)
+		class = r.Table().Class(p.Src.Unmap(), p.In)
+	})
+	if !found || i.Path == nil {
+		return "", nil
+	}
+	return i.Path(f, p, class, routed)
 }
 
 // Trace says what becomes of a packet, as the Table has it and as far as the kernel has
-// the Table. routed: it comes from behind a router, and so from no pod of this node.
+// the Table. routed: it comes from behind a router.
 func (i *Inspector) Trace(ctx context.Context, p service.Packet, routed bool) (t Traced) {
+	path, unsure := i.path(p, routed)
 	i.View.View(func(r *service.Resolver) {
-		t.Explanation = r.Explain(p)
-		t.Next = i.next(r.Table(), p)
-		f, _ := r.Table().Frontend(p.Dst, p.Protocol)
-		i.lead(&t, f, p, routed)
+		t.Led = i.led(r, p, path)
+		if unsure != nil {
+			here := i.led(r, p, bySocket)
+			t.Unsure, t.IfHere = unsure.Error(), &here
+		}
 	})
 	if t.Verdict != service.Pass {
 		t.Service = t.Origin.String()

@@ -3,6 +3,7 @@ package inspect
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -163,27 +164,48 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// What a socket leads is masqueraded by nobody, not even to the sender itself.
+// What a socket leads is masqueraded by nobody, not even to the sender itself, and comes
+// from a pod, whatever its address. Where it is not known whether there is a socket, both
+// is said.
 func TestTraceBySocket(t *testing.T) {
 	i := inspector()
-	i.Path = func(_ service.Frontend, _ service.Protocol, own bool) string {
-		return map[bool]string{true: "socket", false: "packet"}[own]
+	i.Path = func(_ service.Frontend, p service.Packet, class service.Class, routed bool) (string, error) {
+		switch {
+		case class == service.FromPod && !routed, p.Src == netip.MustParseAddr("172.17.0.2"):
+			return "socket", nil
+		case p.Src == netip.MustParseAddr("172.17.0.3"):
+			return "packet", errors.New("it is dark")
+		}
+		return "packet", nil
 	}
-	for question, want := range map[string]Traced{
-		"from=10.244.1.2&to=10.96.0.10:80":             {Path: "socket"},
-		"from=10.244.1.2&to=10.96.0.10:80&routed=yes":  {Path: "packet", Explanation: service.Explanation{Endpoints: []service.Fate{{Masquerade: true}}}},
-		"from=203.0.113.9&to=10.96.0.10:80&routed=yes": {Path: "packet", Explanation: service.Explanation{Endpoints: []service.Fate{{Masquerade: true}}}},
-		"from=203.0.113.9&to=10.96.0.10:81&routed=yes": {},
+	for question, want := range map[string][]string{
+		"from=10.244.1.2&to=10.96.0.10:80":             {"pod by socket"},
+		"from=10.244.1.2&to=10.96.0.10:80&routed=yes":  {"pod by packet masqueraded"}, // it is the endpoint
+		"from=172.17.0.2&to=10.96.0.10:80":             {"pod by socket"},
+		"from=172.17.0.3&to=10.96.0.10:80":             {"outside by packet masqueraded", "pod by socket"},
+		"from=203.0.113.9&to=10.96.0.10:80&routed=yes": {"outside by packet masqueraded"},
+		"from=203.0.113.9&to=10.96.0.10:81&routed=yes": {"outside by "},
 	} {
 		var got Traced
 		if err := served(t, i).Get(t.Context(), "/trace?protocol=tcp&"+question, &got); err != nil {
 			t.Fatal(err)
 		}
-		masquerades := func(t Traced) bool { return len(t.Endpoints) > 0 && t.Endpoints[0].Masquerade }
-		if got.Path != want.Path || masquerades(got) != masquerades(want) {
-			t.Errorf("%s: %+v", question, got)
+		said := []string{textOf(got.Led)}
+		if got.IfHere != nil {
+			said = append(said, textOf(*got.IfHere))
+		}
+		if diff := cmp.Diff(want, said); diff != "" || (got.Unsure == "it is dark") != (len(want) == 2) {
+			t.Errorf("%s: unsure %q (-want +got)\n%s", question, got.Unsure, diff)
 		}
 	}
+}
+
+func textOf(l Led) string {
+	text := fmt.Sprintf("%s by %s", l.Class, l.Path)
+	if len(l.Endpoints) > 0 && l.Endpoints[0].Masquerade {
+		text += " masqueraded"
+	}
+	return text
 }
 
 func TestSocket(t *testing.T) {

@@ -21,9 +21,10 @@ type Kernel struct {
 	// Turns says how many flows a destination has led in turn, ok if it does; the next one
 	// goes to the backend of that number, modulo how many there are.
 	Turns func(key service.Key, class service.Class) (taken uint64, ok bool)
-	// Path says how the kernel leads flows to a frontend, those of this node's own senders
-	// or others, as in Event.Path.
-	Path func(f service.Frontend, protocol service.Protocol, own bool) string
+	// Path says how the kernel leads flows that begin with p to a frontend, as in Event.Path.
+	// unsure says why a sender that would be led otherwise by its socket may have one here.
+	// class is the sender's; routed: it is behind a router.
+	Path func(f service.Frontend, p service.Packet, class service.Class, routed bool) (path string, unsure error)
 	// Outcomes counts how sockets and packets fared.
 	Outcomes func() ([]Outcome, error)
 	// Flows counts those that there are.

@@ -37,10 +37,10 @@ type Fate struct {
 // Explain is Lookup with its reasons.
 func (r *Resolver) Explain(p Packet) Explanation {
 	src, d := p.Src.Unmap(), r.table.Lookup(p)
-	e := Explanation{Verdict: d.Verdict, Class: d.Class, Affinity: d.Affinity, Sender: r.explainSender(src, p.In)}
+	e := Explanation{Verdict: d.Verdict, Class: d.Class, Affinity: d.Affinity, Sender: r.explainSender(p)}
 	key, f, ok := r.table.match(p.Dst, p.Protocol)
 	if !ok {
-		e.Class, e.Destination = r.table.Class(src, p.In), r.explainPass(p.Dst, p.Protocol)
+		e.Class, e.Destination = r.table.classOf(p), r.explainPass(p.Dst, p.Protocol)
 		return e
 	}
 	e.Origin = f.Origin
@@ -92,17 +92,20 @@ func (s *Service) kindOf(key Key) kind {
 	return loadBalancerIP
 }
 
-func (r *Resolver) explainSender(src netip.Addr, in string) string {
+func (r *Resolver) explainSender(p Packet) string {
+	src := p.Src.Unmap()
 	i := slices.IndexFunc(r.table.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(src) })
-	switch class := r.table.Class(src, in); {
+	switch class := r.table.classOf(p); {
 	case class == FromNode && src.IsLoopback():
 		return "this node: a loopback address"
 	case class == FromNode:
 		return "this node: one of its addresses"
 	case class == FromPod && i >= 0:
 		return fmt.Sprintf("a pod: in %s", r.table.PodCIDRs[i])
+	case class == FromPod && r.table.Class(src, p.In) != FromPod:
+		return "a pod: in a network namespace of this node"
 	case class == FromPod:
-		return fmt.Sprintf("a pod: behind the interface %s", in)
+		return fmt.Sprintf("a pod: behind the interface %s", p.In)
 	case len(r.table.PodInterfaces) > 0:
 		return fmt.Sprintf("outside: neither an address of this node nor behind an interface %s", strings.Join(r.table.PodInterfaces, " or "))
 	case len(r.table.PodCIDRs) == 0:

@@ -194,6 +194,9 @@ type Packet struct {
 	Dst      netip.AddrPort
 	Protocol Protocol
 	In       string // the interface that it came in by; "" if it is the node's own
+	// Pod says that whoever sends it is in a network namespace of this node other than the
+	// node's, and so a pod, whatever its address: a socket tells so, a packet does not.
+	Pod bool
 }
 
 // Decision is what Lookup says of a packet.
@@ -222,7 +225,7 @@ func (t *Table) Lookup(p Packet) Decision {
 	if !ok {
 		return Decision{Verdict: Pass}
 	}
-	class := t.Class(src, p.In)
+	class := t.classOf(p)
 	path := f.Paths[class]
 	if !f.Admits(src) {
 		path = Path{Verdict: Drop}
@@ -300,6 +303,15 @@ func (t *Table) Class(src netip.Addr, in string) Class {
 		return FromPod
 	}
 	return FromOutside
+}
+
+// classOf is the class of a packet's sender.
+func (t *Table) classOf(p Packet) Class {
+	class := t.Class(p.Src.Unmap(), p.In)
+	if class == FromOutside && p.Pod {
+		return FromPod
+	}
+	return class
 }
 
 // PodInterface says whether packets that come in by an interface are pods'.
