@@ -390,6 +390,9 @@ func TestDaemonSet(t *testing.T) {
 			kill = m.run(proxy)
 			m.awaitReady(container(proxy).ReadinessProbe)
 			m.awaitAnswer()
+			if mode == "ebpf" {
+				m.checkUnsure()
+			}
 			kill()
 			if mode == "iptables" {
 				m.checkNode(daemonSet(t, objects, "fairlead-node"))
@@ -398,6 +401,18 @@ func TestDaemonSet(t *testing.T) {
 			}
 			m.checkRights(objects)
 		})
+	}
+}
+
+// checkUnsure looks whether trace says what it cannot know in a container, and both
+// answers.
+func (m *machine) checkUnsure() {
+	m.t.Helper()
+	said, err := m.inContainer([]string{"fairlead", "trace", "--from", lab.Gateway().String(), "--to", webIPv4 + ":80"})
+	for _, want := range []string{"not all processes of the node are to be seen", "by its packets", "by the sender's socket"} {
+		if err != nil || !strings.Contains(said, want) {
+			m.t.Errorf("trace does not say %q: %v\n%s", want, err, said)
+		}
 	}
 }
 

@@ -21,11 +21,12 @@ import (
 // begins, and why.
 var notRun = map[string]string{
 	"fairlead proxy --config":               "runs until it is ended: TestDaemonSet",
-	"fairlead proxy --kubeconfig":           "likewise: TestMigration",
+	"fairlead proxy --kubeconfig":           "likewise: TestWithoutContainers",
 	"fairlead proxy --manifests":            "likewise: the labs of e2e",
 	"fairlead node":                         "likewise: TestDaemonSet, TestNodeFollowsAPIServer, and e2e for the shim",
 	"bin/fairlead-lab":                      "makes labs: tests of e2e and e2e/lab",
 	"install bin/fairlead /usr/local/bin/":  "writes to the machine",
+	"install -d -m 0700 /etc/fairlead":      "likewise",
 	"kubectl -n kube-system rollout status": "waits for the controller of DaemonSets, which does not run here",
 	"kubectl -n kube-system exec -it":       "wants a terminal: the same without one is run",
 }
