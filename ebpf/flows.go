@@ -41,7 +41,7 @@ func (d *DataPath) PutFlow(key FlowKey, forward Flow) error {
 	reply.To = bpfTuple{Src: key.Tuple.Dst, Dst: key.Tuple.Src}
 	back := replyKey(forward, key.Protocol)
 	reply.Check = checkOf(back)
-	if err := d.Begun.Put(uint32(0), uint32(1)); err != nil {
+	if err := d.Begun.Put(uint32(0), someBegun); err != nil {
 		return fmt.Errorf("write to %s: %w", d.Begun, err)
 	}
 	if err := d.Flows.Update(&back, &reply, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
@@ -58,17 +58,28 @@ func replyKey(f Flow, protocol uint32) FlowKey {
 	return FlowKey{Tuple: bpfTuple{Src: f.To.Dst, Dst: f.To.Src}, Protocol: protocol}
 }
 
-// noteFlows tells programs that there are flows, if there are: of a version that did not.
+// noteFlows tells programs that there are flows, if there are: of a version that did not,
+// or when they were about to be handed over.
 func (d *DataPath) noteFlows() error {
 	first, err := d.Flows.NextKeyBytes(nil)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", d.Flows, err)
+	var told uint32
+	if err == nil {
+		err = d.Begun.Lookup(uint32(0), &told)
 	}
-	if first == nil {
+	if err != nil {
+		return fmt.Errorf("read %s and %s: %w", d.Flows, d.Begun, err)
+	}
+	if first == nil && told != handedOver {
 		return nil
 	}
-	return d.Begun.Put(uint32(0), uint32(1))
+	return d.Begun.Put(uint32(0), someBegun)
 }
+
+// What map begun says.
+const (
+	someBegun  = uint32(bpfFlowsAreSOME_BEGUN)
+	handedOver = uint32(bpfFlowsAreHANDED_OVER)
+)
 
 // checkOf is check_of of c/conn.h.
 func checkOf(k FlowKey) uint32 {
@@ -111,8 +122,18 @@ func PinnedFlows(root string) ([]PinnedFlow, error) {
 }
 
 // BeginNone has the programs that are pinned under root lead no new flows: those go
-// where they would without.
+// where they would without. All that have begun go on.
 func BeginNone(root string) error {
+	begun, err := pinned(root, bpfMapBegun)
+	if err != nil {
+		return err
+	}
+	if begun != nil {
+		defer func() { _ = begun.Close() }()
+		if err := begun.Put(uint32(0), handedOver); err != nil {
+			return fmt.Errorf("write to %s: %w", begun, err)
+		}
+	}
 	m, err := pinned(root, bpfMapFrontends)
 	if m == nil {
 		return err

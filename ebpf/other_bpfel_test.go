@@ -217,6 +217,7 @@ const (
 	otherMapFormer            = "former"
 	otherMapFragments         = "fragments"
 	otherMapFrontends         = "frontends"
+	otherMapLeaving           = "leaving"
 	otherMapMasqueradeAddrs   = "masquerade_addrs"
 	otherMapMembers           = "members"
 	otherMapNodeAddrs         = "node_addrs"
@@ -324,6 +325,7 @@ type otherMapSpecs struct {
 	Former          *ebpf.MapSpec `ebpf:"former"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends       *ebpf.MapSpec `ebpf:"frontends"`
+	Leaving         *ebpf.MapSpec `ebpf:"leaving"`
 	MasqueradeAddrs *ebpf.MapSpec `ebpf:"masquerade_addrs"`
 	Members         *ebpf.MapSpec `ebpf:"members"`
 	NodeAddrs       *ebpf.MapSpec `ebpf:"node_addrs"`
@@ -381,6 +383,7 @@ type otherMaps struct {
 	Former          *ebpf.Map `ebpf:"former"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Frontends       *ebpf.Map `ebpf:"frontends"`
+	Leaving         *ebpf.Map `ebpf:"leaving"`
 	MasqueradeAddrs *ebpf.Map `ebpf:"masquerade_addrs"`
 	Members         *ebpf.Map `ebpf:"members"`
 	NodeAddrs       *ebpf.Map `ebpf:"node_addrs"`
@@ -408,6 +411,7 @@ func (m *otherMaps) Close() error {
 		m.Former,
 		m.Fragments,
 		m.Frontends,
+		m.Leaving,
 		m.MasqueradeAddrs,
 		m.Members,
 		m.NodeAddrs,

@@ -171,6 +171,27 @@ func tryMasquerade(n *node, f family, protocol uint8) {
 	n.expect("no node port of another address", n.run(n.PacketIn, "wan", in.frame(), 0), actionGoesOn, bpfOutcomePACKET_PASSED, in)
 }
 
+// To an endpoint outside the cluster pods are masqueraded, and nobody else.
+func tryLeaving(n *node, f family, protocol uint8) {
+	n.service(14, port(f.vip, 60), protocol, forward, 0, port(f.far, 8080))
+	n.put(n.Leaving, addrRow(f.far), uint32(1))
+	defer func() {
+		if err := n.Leaving.Delete(addrRow(f.far)); err != nil {
+			n.Error(err)
+		}
+	}()
+	in := n.from("pod", first(protocol, port(f.client, 40000), port(f.vip, 60)))
+	got := n.run(n.PacketIn, "pod", in.frame(), 0)
+	nat := port(f.node, n.masquerades(got.frame, f))
+	n.expect("pod", got, actionRedirect, bpfOutcomePACKET_BEGUN, in.to(nat, port(f.far, 8080)))
+	back := n.from("wan", answer(in.to(nat, port(f.far, 8080))))
+	back.hops = 64
+	n.expect("reply", n.run(n.PacketIn, "wan", back.frame(), 0), actionRedirect, bpfOutcomePACKET_REPLIED, back.to(in.dst, in.src))
+
+	in = n.from("wan", first(protocol, port(f.outside, 40000), port(f.vip, 60)))
+	n.expect("outside", n.run(n.PacketIn, "wan", in.frame(), 0), actionRedirect, bpfOutcomePACKET_BEGUN, in.to(in.src, port(f.far, 8080)))
+}
+
 // Of two flows to one backend from one address and port each has a port to itself.
 func tryClash(n *node, f family, protocol uint8) {
 	n.service(8, port(f.vip, 95), protocol, forward, 0, port(f.backend, 8080))
@@ -521,6 +542,9 @@ func tryReset(n *node, f family, protocol uint8) {
 	if err := n.Members.Delete(member); err != nil {
 		n.Fatal(err)
 	}
+	n.put(n.Begun, uint32(0), handedOver)
+	n.expect("hands over", n.run(n.PacketIn, "pod", in.frame(), 0), actionRedirect, bpfOutcomePACKET_FORWARDED, out)
+	n.put(n.Begun, uint32(0), someBegun)
 	for range 2 {
 		got := n.run(n.PacketIn, "pod", in.frame(), 0)
 		want := in.back()

@@ -295,6 +295,7 @@ func TestPacket(t *testing.T) {
 		"dropped":           tryDropped,
 		"affinity":          tryAffinity,
 		"masquerade":        tryMasquerade,
+		"leaving":           tryLeaving,
 		"clash":             tryClash,
 		"ways":              tryWays,
 		"errors":            tryErrors,

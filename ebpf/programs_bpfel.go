@@ -94,6 +94,14 @@ type bpfFlowKey struct {
 	Protocol uint32
 }
 
+type bpfFlowsAre uint32
+
+const (
+	bpfFlowsAreNONE_BEGUN  bpfFlowsAre = 0
+	bpfFlowsAreSOME_BEGUN  bpfFlowsAre = 1
+	bpfFlowsAreHANDED_OVER bpfFlowsAre = 2
+)
+
 type bpfFragmentsKey struct {
 	_        structs.HostLayout
 	Src      bpfAddr
@@ -336,6 +344,7 @@ const (
 	bpfMapFormer            = "former"
 	bpfMapFragments         = "fragments"
 	bpfMapFrontends         = "frontends"
+	bpfMapLeaving           = "leaving"
 	bpfMapMasqueradeAddrs   = "masquerade_addrs"
 	bpfMapMembers           = "members"
 	bpfMapNodeAddrs         = "node_addrs"
@@ -443,6 +452,7 @@ type bpfMapSpecs struct {
 	Former          *ebpf.MapSpec `ebpf:"former"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends       *ebpf.MapSpec `ebpf:"frontends"`
+	Leaving         *ebpf.MapSpec `ebpf:"leaving"`
 	MasqueradeAddrs *ebpf.MapSpec `ebpf:"masquerade_addrs"`
 	Members         *ebpf.MapSpec `ebpf:"members"`
 	NodeAddrs       *ebpf.MapSpec `ebpf:"node_addrs"`
@@ -500,6 +510,7 @@ type bpfMaps struct {
 	Former          *ebpf.Map `ebpf:"former"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Frontends       *ebpf.Map `ebpf:"frontends"`
+	Leaving         *ebpf.Map `ebpf:"leaving"`
 	MasqueradeAddrs *ebpf.Map `ebpf:"masquerade_addrs"`
 	Members         *ebpf.Map `ebpf:"members"`
 	NodeAddrs       *ebpf.Map `ebpf:"node_addrs"`
@@ -527,6 +538,7 @@ func (m *bpfMaps) Close() error {
 		m.Former,
 		m.Fragments,
 		m.Frontends,
+		m.Leaving,
 		m.MasqueradeAddrs,
 		m.Members,
 		m.NodeAddrs,

@@ -72,6 +72,7 @@ const (
 	MapSources    = bpfMapSources
 	MapNodeAddrs  = bpfMapNodeAddrs
 	MapPodCIDRs   = bpfMapPodCidrs
+	MapLeaving    = bpfMapLeaving
 	MapAffinities = bpfMapAffinities
 	MapDatagrams  = bpfMapDatagrams
 	MapFlows      = bpfMapFlows

@@ -40,6 +40,11 @@ type turnCounter interface {
 	Turns(key service.Key, class service.Class) (taken uint64, ok bool)
 }
 
+// packetPath is a backend that translates packets past netfilter.
+type packetPath interface {
+	Leaves(endpoint netip.Addr) bool
+}
+
 // flowCounter is a backend that has the flows itself.
 type flowCounter interface {
 	Flows() (int, error)
@@ -70,6 +75,9 @@ func kernel(p *proxy.Proxy) inspect.Kernel {
 	}
 	if c, ok := mode.(turnCounter); ok {
 		k.Turns = c.Turns
+	}
+	if c, ok := mode.(packetPath); ok {
+		k.Leaves = c.Leaves
 	}
 	k.Flows = trackedFlows
 	if f, ok := mode.(flowCounter); ok {

@@ -15,9 +15,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead/fairlead/cmd/fairlead/way"
 	"github.com/fairlead/fairlead/proxy/inspect"
 	"github.com/fairlead/fairlead/proxy/service"
+	"github.com/fairlead/fairlead/proxy/way"
 )
 
 // traceFlags are the flags of 'fairlead trace' as given.
@@ -340,6 +340,8 @@ func printEndpoints(w io.Writer, led inspect.Led, ways map[netip.Addr]way.Way) {
 // seen says whom an endpoint sees, if that is not the sender.
 func seen(e service.Fate, onward way.Way) string {
 	switch {
+	case e.Masquerade && e.Why != "":
+		return ", sees an address of this node: " + e.Why
 	case e.Masquerade:
 		return ", sees an address of this node"
 	case onward.NAT.Masqueraded && onward.NAT.To.IsValid():

@@ -36,6 +36,12 @@ struct {
 
 // Whether a flow has ever begun. On most nodes none does, where all senders have
 // sockets that are translated: then no packet needs to be looked up.
+enum flows_are {
+	NONE_BEGUN,
+	SOME_BEGUN,
+	HANDED_OVER, // and no more shall: those that have go on, whatever the Table says, until netfilter has them
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -71,7 +77,14 @@ static __always_inline bool has_begun(void)
 {
 	__u32 zero = 0;
 	const __u32 *b = bpf_map_lookup_elem(&begun, &zero);
-	return !b || *b;
+	return !b || *b != NONE_BEGUN;
+}
+
+static __always_inline bool handed_over(void)
+{
+	__u32 zero = 0;
+	const __u32 *b = bpf_map_lookup_elem(&begun, &zero);
+	return b && *b == HANDED_OVER;
 }
 
 // note_begun comes before the first flow's rows.
@@ -79,8 +92,8 @@ static __always_inline void note_begun(void)
 {
 	__u32 zero = 0;
 	__u32 *b = bpf_map_lookup_elem(&begun, &zero);
-	if (b && !*b)
-		*b = 1;
+	if (b && *b == NONE_BEGUN)
+		*b = SOME_BEGUN;
 }
 
 static __always_inline struct tuple reversed(const struct tuple *t)
@@ -272,6 +285,8 @@ __noinline int may_go_on(const struct packet *p, const struct flow *f)
 		return true;
 	if (p->begins && f->stage >= STAGE_ENDED)
 		return false;
+	if (handed_over())
+		return true;
 	__u8 class = f->class & ~FLOW_RESETS;
 	struct frontend_key key = {.addr = p->key.tuple.dst.addr, .port = p->key.tuple.dst.port, .protocol = p->key.protocol};
 	struct frontend frontend;

@@ -15,5 +15,6 @@ const struct {
 	enum outcome outcome;
 	enum stage stage;
 	enum direction direction;
+	enum flows_are flows_are;
 	struct report report;
 } *for_go __attribute__((unused));

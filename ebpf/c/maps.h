@@ -35,6 +35,10 @@ TABLE_MAP(node_addrs, struct addr, struct node_addr, 1024);
 PREFIX_MAP(sources, struct source_key, __u32, 65536);
 PREFIX_MAP(pod_cidrs, struct prefix_key, __u32, 1024);
 
+// Addresses of endpoints outside the cluster to which pods are masqueraded, as the rules
+// of netfilter want it, which do not see packets of this path.
+TABLE_MAP(leaving, struct addr, __u32, 8192);
+
 // Index of a link by which packets of pods come in, where pods are known by that.
 TABLE_MAP(pod_links, __u32, __u32, 4096);
 

@@ -95,7 +95,9 @@ __noinline int choose_path(struct packet *p, struct flow *f)
 	if (chosen == SOCK_LOST)
 		return PACKET_LOST;
 	f->class = class | resets(p->key.protocol, path.pool);
-	p->masquerade = path.masquerade || same_addr(&f->to.dst.addr, &p->key.tuple.src.addr);
+	key.addr = f->to.dst.addr; // before kernel 6.2 a map is asked for nothing but what is on the stack
+	p->masquerade = path.masquerade || same_addr(&key.addr, &p->key.tuple.src.addr) ||
+			(class == CLASS_POD && bpf_map_lookup_elem(&leaving, &key.addr));
 	return chosen == SOCK_KEPT ? PACKET_KEPT : PACKET_BEGUN;
 }
 

@@ -46,7 +46,7 @@ func Strangers(cgroupRoot string) ([]string, error) { return ebpf.Strangers(cgro
 func MapNames() []string {
 	return []string{
 		ebpf.MapFrontends, ebpf.MapPools, ebpf.MapBackends, ebpf.MapMembers, ebpf.MapOrigins, ebpf.MapSources,
-		ebpf.MapAffinities, ebpf.MapDatagrams, ebpf.MapFlows,
+		ebpf.MapLeaving, ebpf.MapAffinities, ebpf.MapDatagrams, ebpf.MapFlows,
 	}
 }
 
@@ -64,6 +64,7 @@ type Backend struct {
 	holds     bool // netfilter is held to flows of its own, see conntrack.Hold
 	looks     int  // calls of Intact
 	cannotEnd bool // them; it was said
+	leaving   leaving
 }
 
 // New loads the programs. Nothing is served before the first Sync; what an earlier
@@ -123,7 +124,11 @@ func (b *Backend) Sync(_ context.Context, t *service.Table, change service.Chang
 	}
 	idle := len(b.have.frontends) == 0 && !b.path.Replaces()
 	p := b.have.update(t, change)
-	if err := b.program(t, p, idle); err != nil {
+	err := b.settle()
+	if err == nil {
+		err = b.program(t, p, idle)
+	}
+	if err != nil {
 		b.have = nil
 		return err
 	}
@@ -201,6 +206,7 @@ func sizes(m *ebpf.Maps) map[string]int {
 		ebpf.MapMembers:   int(m.Members.MaxEntries()),
 		ebpf.MapOrigins:   int(m.Origins.MaxEntries()),
 		ebpf.MapSources:   int(m.Sources.MaxEntries()),
+		ebpf.MapLeaving:   int(m.Leaving.MaxEntries()),
 	}
 }
 
@@ -219,7 +225,7 @@ func (b *Backend) Intact() (bool, error) {
 	if !ok || err != nil {
 		return ok, err
 	}
-	if err := b.inNode(b.release); err != nil {
+	if err := errors.Join(b.inNode(b.release), b.follow()); err != nil {
 		return true, err
 	}
 	ok, err = b.rowsIntact()
@@ -236,4 +242,7 @@ func (b *Backend) Cleanup(context.Context) error {
 }
 
 // Close ends the use of the maps. What is programmed stays.
-func (b *Backend) Close() error { return errors.Join(b.path.Close(), b.ns.Close()) }
+func (b *Backend) Close() error {
+	b.leaving.close()
+	return errors.Join(b.path.Close(), b.ns.Close())
+}

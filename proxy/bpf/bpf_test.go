@@ -75,7 +75,7 @@ func slice(name service.Name, port service.Port, i, endpoints int) *service.Slic
 	s := &service.Slice{Name: name, Service: name.Name, Ports: []service.Port{{Protocol: port.Protocol, Number: 8080}}}
 	for e := range endpoints {
 		addr := netip.AddrFrom4([4]byte{10, 128 + byte(e), byte(i >> 8), byte(i)})
-		s.Endpoints = append(s.Endpoints, service.Endpoint{Addr: addr, Ready: true, Serving: true})
+		s.Endpoints = append(s.Endpoints, service.Endpoint{Addr: addr, Ready: true, Serving: true, Node: "n2"})
 	}
 	return s
 }

@@ -127,7 +127,7 @@ func (c *churn) slice(without int) service.Update {
 	}}
 	for i, a := range c.addrs {
 		if i != without {
-			s.Endpoints = append(s.Endpoints, service.Endpoint{Addr: a, Ready: true, Serving: true})
+			s.Endpoints = append(s.Endpoints, service.Endpoint{Addr: a, Ready: true, Serving: true, Node: "n2"})
 		}
 	}
 	return service.Update{Slices: map[service.Name]*service.Slice{name: s}}

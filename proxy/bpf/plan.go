@@ -17,6 +17,12 @@ type state struct {
 	origins   map[string]origin // by what the row says
 	nodeAddrs map[ebpf.Addr]ebpf.NodeAddr
 	podCIDRs  map[ebpf.PrefixKey]uint32
+	ownPods   []netip.Prefix // service.Table.OwnPodCIDRs
+
+	// externals is how many pools have an address among their external ones; unsettled:
+	// others than when somebody last asked which of them are masqueraded.
+	externals map[netip.Addr]int
+	unsettled bool
 
 	poolNumbers, originNumbers, frontendNumbers numbers
 
@@ -44,6 +50,8 @@ func newState(size map[string]int) *state {
 		origins:   map[string]origin{},
 		// Number 0 is that of frontends for which no source is looked up.
 		frontendNumbers: numbers{next: 1},
+		externals:       map[netip.Addr]int{},
+		unsettled:       true,
 		size:            size,
 		free:            maps.Clone(size),
 	}
@@ -219,13 +227,11 @@ func (s *state) setPool(p *plan, id service.PoolID, want service.Pool) {
 	if known && now.equal(old) {
 		return
 	}
-	if known && now.sameBackends(old) {
-		now.now = old.now
-		p.pools.put(now.number, now.row())
-		s.pools[id] = now
-		return
+	needs := []need{{ebpf.MapLeaving, s.firstSeen(now.externals)}}
+	stays := known && now.sameBackends(old)
+	if !stays {
+		needs = append(needs, need{ebpf.MapBackends, len(now.backends)}, need{ebpf.MapMembers, len(now.members)})
 	}
-	needs := []need{{ebpf.MapBackends, len(now.backends)}, {ebpf.MapMembers, len(now.members)}}
 	if !known {
 		needs = append(needs, need{ebpf.MapPools, 1})
 	}
@@ -234,6 +240,14 @@ func (s *state) setPool(p *plan, id service.PoolID, want service.Pool) {
 		if !known {
 			s.poolNumbers.giveBack(old.number)
 		}
+		return
+	}
+	s.setExternals(old.externals, now.externals)
+	if stays {
+		if now.now = old.now; now.row() != old.row() {
+			p.pools.put(now.number, now.row())
+		}
+		s.pools[id] = now
 		return
 	}
 	now.now = ebpf.Generation{Id: old.other(), Count: uint32(len(now.backends))}
@@ -246,6 +260,33 @@ func (s *state) setPool(p *plan, id service.PoolID, want service.Pool) {
 		p.turns.put(now.number, ebpf.Turn{})
 	}
 	s.pools[id] = now
+}
+
+// firstSeen counts the addresses that no pool has among its external ones yet.
+func (s *state) firstSeen(addrs []netip.Addr) (n int) {
+	for _, a := range addrs {
+		if s.externals[a] == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// setExternals notes that a pool has other external addresses, which have been reserved.
+func (s *state) setExternals(old, now []netip.Addr) {
+	if slices.Equal(old, now) {
+		return
+	}
+	s.unsettled = true
+	for _, a := range now {
+		s.externals[a]++
+	}
+	for _, a := range old {
+		if s.externals[a]--; s.externals[a] == 0 {
+			delete(s.externals, a)
+			s.free[ebpf.MapLeaving]++
+		}
+	}
 }
 
 // leaves says whether a member of old is none any more.
@@ -284,6 +325,7 @@ func (s *state) dropPool(p *plan, old pool) {
 	p.pools.drop(old.number)
 	p.leaving = p.leaving || len(old.members) > 0
 	s.dropGeneration(p, old)
+	s.setExternals(old.externals, nil)
 	s.poolNumbers.giveBack(old.number)
 	s.free[ebpf.MapPools]++
 }
@@ -292,7 +334,8 @@ func (s *state) setNode(p *plan, t *service.Table) {
 	addrs, cidrs := nodeRows(t), podRows(t)
 	p.nodeAddrs.replace(s.nodeAddrs, addrs, func(a, b ebpf.NodeAddr) bool { return a == b })
 	p.podCIDRs.replace(s.podCIDRs, cidrs, func(a, b uint32) bool { return a == b })
-	s.nodeAddrs, s.podCIDRs = addrs, cidrs
+	s.unsettled = s.unsettled || !slices.Equal(s.ownPods, t.OwnPodCIDRs)
+	s.nodeAddrs, s.podCIDRs, s.ownPods = addrs, cidrs, t.OwnPodCIDRs
 }
 
 // setFrontend writes the row of a frontend, if it changed. The socket path takes

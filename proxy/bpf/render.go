@@ -113,11 +113,13 @@ type pool struct {
 	flags    uint32
 	backends []ebpf.Endpoint
 	members  map[ebpf.Endpoint]uint32 // nil: not in the maps
+	// externals are those of backends that are outside the cluster: see leaving.go.
+	externals []netip.Addr
 }
 
 // poolRows is what they should hold, but for the generation.
 func poolRows(number uint32, p service.Pool) pool {
-	out := pool{number: number, affinity: seconds(p.Affinity)}
+	out := pool{number: number, affinity: seconds(p.Affinity), externals: p.External}
 	for _, b := range p.Backends {
 		out.backends = append(out.backends, endpointRow(b))
 	}
@@ -150,7 +152,7 @@ func (p pool) row() ebpf.Pool {
 }
 
 func (p pool) equal(q pool) bool {
-	return p.affinity == q.affinity && p.flags == q.flags && p.sameBackends(q)
+	return p.affinity == q.affinity && p.flags == q.flags && slices.Equal(p.externals, q.externals) && p.sameBackends(q)
 }
 
 func (p pool) sameBackends(q pool) bool {

@@ -323,6 +323,7 @@ func (i *Inspector) led(r *service.Resolver, p service.Packet, path string) Led 
 		return l
 	}
 	if l.Path = path; path != bySocket {
+		i.leave(&l)
 		return l
 	}
 	l.Masquerade = "no: the socket is connected to the endpoint itself"
@@ -352,6 +353,18 @@ func (i *Inspector) path(p service.Packet, routed bool) (path string, unsure err
 		return "", nil
 	}
 	return i.Path(f, p, class, routed)
+}
+
+// leave adds who of the endpoints is outside the cluster, and sees no pod for that reason.
+func (i *Inspector) leave(l *Led) {
+	if i.Leaves == nil || l.Class != service.FromPod {
+		return
+	}
+	for n, e := range l.Endpoints {
+		if e.Turns && !e.Masquerade && i.Leaves(e.Addr.Addr()) {
+			l.Endpoints[n].Masquerade, l.Endpoints[n].Why = true, "it is outside the cluster, where nobody knows the way back to a pod"
+		}
+	}
 }
 
 // Trace says what becomes of a packet, as the Table has it and as far as the kernel has

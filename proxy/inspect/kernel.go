@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -25,6 +26,9 @@ type Kernel struct {
 	// unsure says why a sender that would be led otherwise by its socket may have one here.
 	// class is the sender's; routed: it is behind a router.
 	Path func(f service.Frontend, p service.Packet, class service.Class, routed bool) (path string, unsure error)
+	// Leaves says whether pods are masqueraded to an endpoint, on the packet path, because it
+	// is outside the cluster.
+	Leaves func(endpoint netip.Addr) bool
 	// Outcomes counts how sockets and packets fared.
 	Outcomes func() ([]Outcome, error)
 	// Flows counts those that there are.

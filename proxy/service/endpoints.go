@@ -13,6 +13,7 @@ type endpoint struct {
 	lasting bool // still serves while it terminates
 	serving bool // whatever else it is
 	here    bool // on this node
+	placed  bool // a slice says on which node it is
 	// forThisNode and forThisZone say whom the hints name, if they name anybody.
 	nodeHint, zoneHint       bool
 	forThisNode, forThisZone bool
@@ -50,6 +51,7 @@ func (known endpoint) or(addr netip.AddrPort, e Endpoint, here place) endpoint {
 		lasting:     known.lasting || (e.Serving && e.Terminating),
 		serving:     known.serving || e.Ready || e.Serving,
 		here:        known.here || (here.node != "" && e.Node == here.node),
+		placed:      known.placed || e.Node != "",
 		nodeHint:    known.nodeHint || len(e.ForNodes) > 0,
 		zoneHint:    known.zoneHint || len(e.ForZones) > 0,
 		forThisNode: known.forThisNode || slices.Contains(e.ForNodes, here.node),
@@ -62,6 +64,7 @@ type choice struct {
 	cluster   []netip.AddrPort // under the traffic policy Cluster
 	local     []netip.AddrPort // under the traffic policy Local
 	serving   []netip.AddrPort // all that do, whether they get new flows or not
+	unplaced  []netip.AddrPort // all of which no slice says on which node they are
 	any       bool             // there is a usable endpoint somewhere in the cluster
 	clusterBy criterion
 	localBy   criterion
@@ -95,8 +98,9 @@ func choose(all []endpoint) choice {
 	ready, lasting := pick(all, func(e endpoint) bool { return e.ready }), pick(all, func(e endpoint) bool { return !e.ready && e.lasting })
 	here := func(e endpoint) bool { return e.here }
 	c := choice{
-		serving: addrs(pick(all, func(e endpoint) bool { return e.serving })),
-		any:     len(ready)+len(lasting) > 0,
+		serving:  addrs(pick(all, func(e endpoint) bool { return e.serving })),
+		unplaced: addrs(pick(all, func(e endpoint) bool { return !e.placed })),
+		any:      len(ready)+len(lasting) > 0,
 	}
 	c.cluster, c.clusterBy = firstOf(hinted(ready), lasting)
 	c.local, c.localBy = firstOf(picked{pick(ready, here), areReady}, pick(lasting, here))

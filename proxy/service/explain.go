@@ -30,7 +30,7 @@ type Fate struct {
 	Addr       netip.AddrPort `json:"addr"`
 	Node       string         `json:"node,omitempty"`
 	Turns      bool           `json:"turns"`                // it gets new flows of this sender
-	Why        string         `json:"why,omitempty"`        // why it does not
+	Why        string         `json:"why,omitempty"`        // why it does not, or is masqueraded for its own sake
 	Masquerade bool           `json:"masquerade,omitempty"` // it sees an address of the node
 }
 

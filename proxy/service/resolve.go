@@ -18,6 +18,11 @@ type place struct {
 	masqueradeAll, rangesForNodes bool // see Config
 }
 
+// has says whether an address is this node's or one of a range of pods.
+func (h place) has(addr netip.Addr) bool {
+	return slices.Contains(h.addrs, addr) || slices.ContainsFunc(h.pods, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
 func (h place) podsKnown(ipv6 bool) bool {
 	return h.podsElse || slices.ContainsFunc(h.pods, func(p netip.Prefix) bool { return p.Addr().Is6() == ipv6 })
 }
@@ -180,13 +185,27 @@ func (p *portRows) path(local, masquerade bool) Path {
 		}
 		p.pools[id] = Pool{
 			Protocol: p.port.Protocol, Backends: backends, Serving: p.serving, Affinity: p.svc.Affinity,
-			Reset: p.svc.ResetOnRemoval && p.port.Protocol == TCP,
+			Reset:    p.svc.ResetOnRemoval && p.port.Protocol == TCP,
+			External: p.externals(backends),
 		}
 		return Path{Verdict: Forward, Pool: id, Masquerade: masquerade}
 	case p.any:
 		return Path{Verdict: Drop}
 	}
 	return Path{Verdict: Reject}
+}
+
+// externals are the addresses of those backends that are nowhere in the cluster, as far
+// as is known here: of a pod its slice says on which node it is.
+func (p *portRows) externals(backends []netip.AddrPort) []netip.Addr {
+	var out []netip.Addr
+	for _, e := range p.unplaced {
+		_, chosen := slices.BinarySearchFunc(backends, e, netip.AddrPort.Compare)
+		if chosen && !p.here.has(e.Addr()) && (len(out) == 0 || out[len(out)-1] != e.Addr()) {
+			out = append(out, e.Addr())
+		}
+	}
+	return out
 }
 
 func (p *portRows) origin() Origin { return Origin{Service: p.svc.Name, Port: p.port.Name} }

@@ -353,7 +353,8 @@ func differences(a, b *Table) Change {
 			}
 		}
 	}
-	c := Change{Node: !slices.Equal(a.PodCIDRs, b.PodCIDRs) || !slices.Equal(a.NodeAddrs, b.NodeAddrs) || !slices.Equal(a.NodePortCIDRs, b.NodePortCIDRs)}
+	c := Change{Node: !slices.Equal(a.NodeAddrs, b.NodeAddrs) || !slices.Equal(a.NodePortCIDRs, b.NodePortCIDRs) ||
+		!slices.Equal(a.PodCIDRs, b.PodCIDRs) || !slices.Equal(a.OwnPodCIDRs, b.OwnPodCIDRs)}
 	for k := range frontends {
 		c.Frontends = append(c.Frontends, k)
 	}
@@ -405,5 +406,28 @@ func TestQuarantine(t *testing.T) {
 	r.Apply(Update{Services: map[Name]*Service{web: nil}})
 	if len(r.Quarantined()) > 0 {
 		t.Errorf("gone: %v", r.Quarantined())
+	}
+}
+
+// An endpoint that no slice says to be on a node is outside the cluster, unless its
+// address is one of the node's or of pods.
+func TestExternal(t *testing.T) {
+	on := func(e Endpoint, node string) Endpoint { e.Node = node; return e }
+	from := []*Slice{
+		webSlice("a", ready("10.244.1.2"), ready("192.168.0.1"), ready("203.0.113.9"), on(ready("203.0.113.10"), "n2"), ready("203.0.113.11")),
+		webSlice("b", on(ready("203.0.113.11"), "n3"), Endpoint{Addr: netip.MustParseAddr("203.0.113.12")}),
+	}
+	r := resolver([]*Service{webService()}, from)
+	for id, pool := range r.Table().Pools {
+		if got := fmt.Sprint(pool.External); got != "[203.0.113.9]" {
+			t.Errorf("%s: %s", id, got)
+		}
+	}
+	if len(r.Table().Pools) != 1 {
+		t.Errorf("%d pools", len(r.Table().Pools))
+	}
+	change := r.Apply(Update{Slices: map[Name]*Slice{{"default", "b"}: nil}})
+	if len(change.Pools) != 1 || len(r.Table().Pools[change.Pools[0]].External) != 2 {
+		t.Errorf("not on a node any more: %+v", change)
 	}
 }

@@ -229,9 +229,10 @@ func (r *Resolver) applyNode(nodes map[string]*Node) (facts, zone bool) {
 		nodePorts = append(primary(node.Addresses), nodePorts...)
 	}
 	t := &r.table
-	facts = !slices.Equal(t.NodeAddrs, node.Addresses) || !slices.Equal(t.PodCIDRs, pods) || !slices.Equal(t.NodePortCIDRs, nodePorts)
+	facts = !slices.Equal(t.NodeAddrs, node.Addresses) || !slices.Equal(t.NodePortCIDRs, nodePorts) ||
+		!slices.Equal(t.PodCIDRs, pods) || !slices.Equal(t.OwnPodCIDRs, node.PodCIDRs)
 	zone = r.zone != node.Zone
-	t.NodeAddrs, t.PodCIDRs, t.NodePortCIDRs, r.zone = node.Addresses, pods, nodePorts, node.Zone
+	t.NodeAddrs, t.PodCIDRs, t.OwnPodCIDRs, t.NodePortCIDRs, r.zone = node.Addresses, pods, node.PodCIDRs, nodePorts, node.Zone
 	return facts, zone
 }
 
@@ -379,7 +380,7 @@ func (r *Resolver) claims(key Key) []claim {
 
 func (p Pool) equal(q Pool) bool {
 	return p.Protocol == q.Protocol && p.Affinity == q.Affinity && p.Reset == q.Reset &&
-		slices.Equal(p.Backends, q.Backends) && slices.Equal(p.Serving, q.Serving)
+		slices.Equal(p.Backends, q.Backends) && slices.Equal(p.Serving, q.Serving) && slices.Equal(p.External, q.External)
 }
 
 func setOrDelete[K comparable, V any](m map[K]*V, key K, value *V) {

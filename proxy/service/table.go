@@ -24,6 +24,8 @@ type Table struct {
 	// not the node counts as outside.
 	PodCIDRs  []netip.Prefix
 	NodeAddrs []netip.Addr
+	// OwnPodCIDRs are the ranges of this node's pods, whatever pods are known by.
+	OwnPodCIDRs []netip.Prefix
 	// PodInterfaces are the names of interfaces of the node by which packets of
 	// pods come in. One that ends in + stands for all that begin with the rest.
 	PodInterfaces []string
@@ -179,6 +181,8 @@ type Pool struct {
 	// Reset: TCP connections to a backend that serves no more are reset. Else they
 	// may finish what they have begun, as far as the backend does.
 	Reset bool
+	// External are the addresses of Backends that are on no node of the cluster, sorted.
+	External []netip.Addr
 }
 
 // HealthCheck is what a load balancer is told that asks for the endpoints of a
@@ -341,7 +345,7 @@ func (t *Table) hasNodePorts(dst netip.Addr) bool {
 type Change struct {
 	Frontends []Key    // sorted
 	Pools     []PoolID // sorted
-	Node      bool     // PodCIDRs, NodeAddrs or NodePortCIDRs
+	Node      bool     // PodCIDRs, OwnPodCIDRs, NodeAddrs or NodePortCIDRs
 	// HealthChecks are the Services with another HealthCheck, sorted.
 	HealthChecks []Name
 }

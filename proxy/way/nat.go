@@ -10,6 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// rules are those of the node, which are read when somebody first asks for them, once.
+type rules struct {
+	nft    nftRules
+	legacy map[bool]legacyRules // of IPv4, of IPv6
+	ctx    context.Context      // of one call from outside
+}
+
+func newRules(ctx context.Context) *rules {
+	return &rules{legacy: map[bool]legacyRules{}, ctx: ctx}
+}
+
+func (r *rules) close() { r.nft.close() }
+
 // verdict is what a rule or chain says of a packet.
 type verdict int
 
@@ -52,17 +65,14 @@ func (g *passage) doubt(where, asks string, gives, leads bool) {
 }
 
 // nat follows a packet through all rules that can give it another source.
-func nat(ctx context.Context, p Packet, w Way) NAT {
-	next := w.Via
-	if !next.IsValid() {
-		next = p.Dst.Addr()
-	}
+func (r *rules) nat(p Packet, w Way) NAT {
+	next := w.next(p)
 	g := &passage{Packet: p, in: w.In, out: w.Device, next: next}
 	g.ip, g.transport = headers(p)
 	var unread []string
 	masqueraded := false
-	for _, rules := range []func(context.Context, *passage) (bool, error){throughNFTables, throughLegacy} {
-		done, err := rules(ctx, g)
+	for _, through := range []func(*passage) (bool, error){r.throughNFTables, r.throughLegacy} {
+		done, err := through(g)
 		if err != nil {
 			unread = append(unread, err.Error()+" says otherwise")
 		}

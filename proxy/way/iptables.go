@@ -15,48 +15,64 @@ import (
 	"github.com/fairlead/fairlead/cni/host/xtables"
 )
 
+// legacyRules are those of the nat table of one family.
+type legacyRules map[string][][]string // chain → rules → words
+
 // throughLegacy leads a packet through the nat table of iptables-legacy, which
 // nftables does not know. It reports whether a rule there gives it another source.
-func throughLegacy(ctx context.Context, g *passage) (bool, error) {
+func (r *rules) throughLegacy(g *passage) (bool, error) {
+	is6 := g.Src.Is6()
+	if _, known := r.legacy[is6]; !known {
+		read, err := readLegacy(r.ctx, is6)
+		if err != nil {
+			return false, err
+		}
+		r.legacy[is6] = read
+	}
+	return legacy{g, r.legacy[is6]}.chain("POSTROUTING", 0) == rewrite, nil
+}
+
+func readLegacy(ctx context.Context, is6 bool) (legacyRules, error) {
 	command := "iptables-legacy-save"
-	if g.Src.Is6() {
+	if is6 {
 		command = "ip6tables-legacy-save"
 	}
-	tables, err := xtables.Tables(g.Src.Is6())
+	tables, err := xtables.Tables(is6)
 	if err == nil && !slices.Contains(tables, "nat") {
-		return false, nil // the command would make the table that it reads
+		return nil, nil // the command would make the table that it reads
 	}
 	var out []byte
 	if err == nil {
 		out, err = exec.CommandContext(ctx, command, "-t", "nat").Output()
 	}
 	if errors.Is(err, exec.ErrNotFound) {
-		return false, errors.New("a rule of iptables-legacy, which is in use here and not installed,")
+		return nil, errors.New("a rule of iptables-legacy, which is in use here and not installed,")
 	}
 	if err != nil {
-		return false, fmt.Errorf("a rule of iptables-legacy, which cannot be read (%w),", err)
+		return nil, fmt.Errorf("a rule of iptables-legacy, which cannot be read (%w),", err)
 	}
-	return newLegacy(g, string(out)).chain("POSTROUTING", 0) == rewrite, nil
+	return parseLegacy(string(out)), nil
 }
 
-// legacy follows a packet through the rules of a table as iptables-save prints them.
+// legacy follows a packet through the rules of a table.
 type legacy struct {
 	*passage
-	chains map[string][][]string // name → rules → words
+	chains legacyRules
 }
 
-func newLegacy(g *passage, saved string) legacy {
-	l := legacy{g, map[string][][]string{}}
+// parseLegacy reads rules as iptables-save prints them.
+func parseLegacy(saved string) legacyRules {
+	rules := legacyRules{}
 	for line := range strings.Lines(saved) {
 		if name, ok := strings.CutPrefix(line, ":"); ok {
 			name, _, _ = strings.Cut(name, " ")
-			l.chains[name] = nil
+			rules[name] = nil
 		}
 		if words := wordsOf(line); len(words) > 2 && words[0] == "-A" {
-			l.chains[words[1]] = append(l.chains[words[1]], words[2:])
+			rules[words[1]] = append(rules[words[1]], words[2:])
 		}
 	}
-	return l
+	return rules
 }
 
 // wordsOf divides a line at spaces that are not between quotes.

@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Packet is the first packet of a flow.
@@ -62,15 +64,38 @@ type NAT struct {
 
 // Find asks the kernel of the network namespace of the calling thread.
 func Find(ctx context.Context, p Packet) Way {
+	r := newRules(ctx)
+	defer r.close()
 	p.Src, p.Dst = p.Src.Unmap(), netip.AddrPortFrom(p.Dst.Addr().Unmap(), p.Dst.Port())
 	w := route(p)
 	if w.Error == "" && !w.Local {
-		w.NAT = nat(ctx, p, w)
+		w.NAT = r.nat(p, w)
 	}
 	if p.Past {
 		w.NAT = w.NAT.unseen()
 	}
 	return w
+}
+
+// Masqueraded says, in the order of the destinations, whether what a sender sends there
+// gets another source here, whatever its protocol. It asks the kernel of the network
+// namespace of the calling thread, for its rules once.
+func Masqueraded(ctx context.Context, src netip.Addr, to []netip.Addr) []bool {
+	r := newRules(ctx)
+	defer r.close()
+	out := make([]bool, len(to))
+	in, _, err := Entry(src)
+	if err != nil {
+		return out // nothing of the sender comes in here
+	}
+	for i, dst := range to {
+		p := Packet{Src: src, Dst: netip.AddrPortFrom(dst, 0)}
+		if route, err := askRoute(p, in, false); err == nil && route.Type != unix.RTN_LOCAL {
+			w := Way{In: in, Device: deviceName(route.LinkIndex), Via: gatewayOf(route)}
+			out[i] = r.nat(p, w).Masqueraded
+		}
+	}
+	return out
 }
 
 // unseen is what becomes of a source where the rules do not see the packet.

@@ -181,7 +181,7 @@ func (m *matching) lookup(e *expr.Lookup) error {
 	if !ok {
 		return nil
 	}
-	set, elements, err := m.elements(e.SetName)
+	set, err := m.set(m.table, e.SetName)
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (m *matching) lookup(e *expr.Lookup) error {
 		m.lacks("several things at once")
 		return nil
 	}
-	found := find(set, elements, v.data)
+	found := set.find(v.data)
 	if m.failed = (found != nil) == e.Invert; m.failed {
 		return nil
 	}

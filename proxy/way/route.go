@@ -46,23 +46,14 @@ func route(p Packet) Way {
 		return Way{Error: fmt.Sprintf("not known: %v, so that nothing of it comes in here", err)}
 	}
 	w := Way{In: in}
-	options := netlink.RouteGetOptions{Iif: in}
-	if !p.Src.IsLoopback() { // which leaves the node as another one
-		options.SrcAddr = p.Src.AsSlice()
-	}
-	routes, err := netlink.RouteGetWithOptions(p.Dst.Addr().AsSlice(), &options)
-	if err == nil && len(routes) == 0 {
-		err = unix.ENETUNREACH
-	}
+	r, err := askRoute(p, in, false)
 	if err != nil {
 		w.Error = refusal(p, in, err)
 		return w
 	}
-	options.FIBMatch = true
-	if matched, err := netlink.RouteGetWithOptions(p.Dst.Addr().AsSlice(), &options); err == nil && len(matched) > 0 {
-		w.Route = routeText(matched[0])
+	if matched, err := askRoute(p, in, true); err == nil {
+		w.Route = routeText(matched)
 	}
-	r := routes[0]
 	if r.Type == unix.RTN_LOCAL {
 		w.Local = true
 		return w
@@ -72,12 +63,33 @@ func route(p Packet) Way {
 		return w
 	}
 	w.Device, w.Via = deviceName(r.LinkIndex), gatewayOf(r)
-	next := w.Via
-	if !next.IsValid() {
-		next = p.Dst.Addr()
-	}
-	w.meet(r.LinkIndex, next)
+	w.meet(r.LinkIndex, w.next(p))
 	return w
+}
+
+// askRoute asks for the route of a packet that comes in by a device: what comes of it, or
+// as it is (match).
+func askRoute(p Packet, in string, match bool) (netlink.Route, error) {
+	options := netlink.RouteGetOptions{Iif: in, FIBMatch: match}
+	if !p.Src.IsLoopback() { // which leaves the node as another one
+		options.SrcAddr = p.Src.AsSlice()
+	}
+	routes, err := netlink.RouteGetWithOptions(p.Dst.Addr().AsSlice(), &options)
+	if err == nil && len(routes) == 0 {
+		err = unix.ENETUNREACH
+	}
+	if err != nil {
+		return netlink.Route{}, err
+	}
+	return routes[0], nil
+}
+
+// next is the neighbour that gets the packet.
+func (w Way) next(p Packet) netip.Addr {
+	if w.Via.IsValid() {
+		return w.Via
+	}
+	return p.Dst.Addr()
 }
 
 // gatewayOf is the next router, not valid if there is none in between.

@@ -3,7 +3,6 @@ package way
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,26 +15,103 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// nftRules are the rules of nftables, as far as somebody has asked for them.
+type nftRules struct {
+	conn   *nftables.Conn // nil: not open, or the kernel has none
+	opened bool
+	chains []*nftables.Chain
+	rules  map[inTable][]*nftables.Rule // by chain
+	sets   map[inTable]nftSet
+}
+
+// inTable is a name within a table of a family.
+type inTable struct {
+	family nftables.TableFamily
+	table  string
+	name   string
+}
+
+// nftSet is a set and what is in it.
+type nftSet struct {
+	*nftables.Set
+	elements []nftables.SetElement
+}
+
+// open lists the chains.
+func (n *nftRules) open() error {
+	if n.opened {
+		return nil
+	}
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		n.opened = true
+		return nil // the kernel has none
+	}
+	n.chains, err = conn.ListChains()
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		err = nil // likewise
+	}
+	if err != nil {
+		return errors.Join(err, conn.CloseLasting())
+	}
+	n.conn, n.opened = conn, true
+	n.rules, n.sets = map[inTable][]*nftables.Rule{}, map[inTable]nftSet{}
+	return nil
+}
+
+func (n *nftRules) close() {
+	if n.conn != nil {
+		_ = n.conn.CloseLasting()
+	}
+}
+
+// rulesOf are the rules of a chain.
+func (n *nftRules) rulesOf(table *nftables.Table, chain string) ([]*nftables.Rule, error) {
+	at := inTable{table.Family, table.Name, chain}
+	if known, ok := n.rules[at]; ok {
+		return known, nil
+	}
+	rules, err := n.conn.GetRules(table, &nftables.Chain{Name: chain, Table: table})
+	if err != nil {
+		return nil, fmt.Errorf("list rules of chain %s: %w", chain, err)
+	}
+	n.rules[at] = rules
+	return rules, nil
+}
+
+// set reads a set.
+func (n *nftRules) set(table *nftables.Table, name string) (nftSet, error) {
+	at := inTable{table.Family, table.Name, name}
+	if known, ok := n.sets[at]; ok {
+		return known, nil
+	}
+	set, err := n.conn.GetSetByName(table, name)
+	if err != nil {
+		return nftSet{}, fmt.Errorf("read set %s: %w", name, err)
+	}
+	set.Table = table
+	elements, err := n.conn.GetSetElements(set)
+	if err != nil {
+		return nftSet{}, fmt.Errorf("list set %s: %w", name, err)
+	}
+	if set.Interval { // where they begin, and where those end of which the next one is not the end
+		slices.SortFunc(elements, func(a, b nftables.SetElement) int { return bytes.Compare(a.Key, b.Key) })
+	}
+	n.sets[at] = nftSet{set, elements}
+	return n.sets[at], nil
+}
+
 // throughNFTables leads a packet through the chains of nftables that can give it
 // another source, those of iptables-nft among them, in the kernel's order. It reports
 // whether one does.
-func throughNFTables(_ context.Context, g *passage) (bool, error) {
-	conn, err := nftables.New(nftables.AsLasting())
-	if err != nil {
-		return false, nil // the kernel has none
-	}
-	defer func() { _ = conn.CloseLasting() }()
-	chains, err := conn.ListChains()
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		return false, nil // likewise
-	}
-	if err != nil {
+func (r *rules) throughNFTables(g *passage) (bool, error) {
+	if err := r.nft.open(); err != nil {
 		return false, fmt.Errorf("nftables, which cannot be read (%w),", err)
 	}
-	bases := slices.DeleteFunc(slices.Clone(chains), func(c *nftables.Chain) bool { return !g.isBase(c) })
+	bases := slices.DeleteFunc(slices.Clone(r.nft.chains), func(c *nftables.Chain) bool { return !g.isBase(c) })
 	slices.SortStableFunc(bases, func(a, b *nftables.Chain) int { return cmp.Compare(*a.Priority, *b.Priority) })
 	for _, base := range bases {
-		f := &follower{passage: g, conn: conn, table: base.Table}
+		f := &follower{passage: g, nftRules: &r.nft, table: base.Table}
 		switch said, err := f.chain(base.Name, 0); {
 		case err != nil:
 			return false, fmt.Errorf("%s, which cannot be read (%w),", f.name(), err)
@@ -55,7 +131,7 @@ func (g *passage) isBase(c *nftables.Chain) bool {
 // follower follows a packet through one table of nftables.
 type follower struct {
 	*passage
-	conn  *nftables.Conn
+	*nftRules
 	table *nftables.Table
 }
 
@@ -73,9 +149,9 @@ func (f *follower) chain(name string, depth int) (verdict, error) {
 	if strings.HasPrefix(name, proxys) || depth > deepest {
 		return goOn, nil
 	}
-	rules, err := f.conn.GetRules(f.table, &nftables.Chain{Name: name, Table: f.table})
+	rules, err := f.rulesOf(f.table, name)
 	if err != nil {
-		return goOn, fmt.Errorf("list rules of chain %s: %w", name, err)
+		return goOn, err
 	}
 	for _, rule := range rules {
 		said, err := f.rule(name, rule.Exprs, depth)
@@ -137,31 +213,16 @@ func (f *follower) obey(m matching, depth int) (verdict, error) {
 	return goOn, nil
 }
 
-// elements are those of a set, and what it is like.
-func (f *follower) elements(name string) (*nftables.Set, []nftables.SetElement, error) {
-	set, err := f.conn.GetSetByName(f.table, name)
-	if err != nil {
-		return nil, nil, fmt.Errorf("read set %s: %w", name, err)
-	}
-	set.Table = f.table
-	elements, err := f.conn.GetSetElements(set)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list set %s: %w", name, err)
-	}
-	return set, elements, nil
-}
-
 // find is the element that a key belongs to, nil if none is.
-func find(set *nftables.Set, elements []nftables.SetElement, key []byte) *nftables.SetElement {
-	if !set.Interval {
+func (s nftSet) find(key []byte) *nftables.SetElement {
+	elements := s.elements
+	if !s.Interval {
 		i := slices.IndexFunc(elements, func(e nftables.SetElement) bool { return bytes.Equal(e.Key, key) })
 		if i < 0 {
 			return nil
 		}
 		return &elements[i]
 	}
-	// Where intervals begin, and where those end of which the next one is not the end.
-	slices.SortFunc(elements, func(a, b nftables.SetElement) int { return bytes.Compare(a.Key, b.Key) })
 	var last *nftables.SetElement
 	for i := range elements {
 		if e := &elements[i]; bytes.Compare(e.Key, key) <= 0 && (last == nil || !bytes.Equal(last.Key, e.Key) || last.IntervalEnd) {
