@@ -38,7 +38,7 @@ func (n *node) storm(round int) {
 		random := rand.New(rand.NewPCG(*seed, uint64(round*workers+worker)))
 		all.Go(func() {
 			var pods [slots]*pod
-			for range *calls / rounds / workers {
+			for range *calls / rounds() / workers {
 				o := draw(random)
 				pods[o.slot] = n.follow(o, pods[o.slot])
 			}

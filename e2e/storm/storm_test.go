@@ -29,12 +29,12 @@ var (
 
 func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 
-const (
-	workers = 16
-	// rounds are so many that addresses of pods that were lost are given again,
-	// and that the bridge is made and the gateway set up under fire more than once.
-	rounds = 5
-)
+const workers = 16
+
+// rounds is how often it is looked: so many times that addresses of pods that were lost
+// are given again, which those of more calls would use up, and that the bridge is made
+// and the gateway set up under fire more than once.
+func rounds() int { return max(5, *calls/400) }
 
 // TestStorm has 16 workers call ADD and DEL, and a third of their calls
 // killed. After each round the runtime calls GC with the pods that it knows, and
@@ -46,7 +46,7 @@ func TestStorm(t *testing.T) {
 	t.Logf("to repeat: -seed %d -calls %d", *seed, *calls)
 	n := newNode(t, programs.Dir(t))
 	empty := n.emptyRules(t)
-	for round := range rounds {
+	for round := range rounds() {
 		n.storm(round)
 
 		n.gc(t)

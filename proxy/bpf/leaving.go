@@ -80,13 +80,23 @@ func (b *Backend) masqueraded() map[ebpf.Addr]uint32 {
 		if len(to) == 0 {
 			continue
 		}
-		for i, is := range way.Masqueraded(context.Background(), pods.Masked().Addr().Next(), to) {
+		for i, is := range way.Masqueraded(context.Background(), someone(pods), to) {
 			if is {
 				want[addrRow(to[i])] = 1
 			}
 		}
 	}
 	return want
+}
+
+// someone is an address of a range, the third: the first is nobody's, and the second
+// mostly the node's own.
+func someone(pods netip.Prefix) netip.Addr {
+	first := pods.Masked().Addr()
+	if third := first.Next().Next(); pods.Contains(third) {
+		return third
+	}
+	return first
 }
 
 // listen begins to listen to what becomes of the rules, before they are read. Where that

@@ -41,9 +41,7 @@ func TestLeaving(t *testing.T) {
 		ip link set eth0 up
 		ip addr add 192.168.50.1/24 dev eth0
 		ip route add default via 192.168.50.254 dev eth0
-		ip link add cni0 type bridge
-		ip link set cni0 up
-		ip addr add 10.244.1.1/24 dev cni0`)
+		sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1`)
 	b, r := startIn(t, node, Config{}), cluster(3, 2)
 	r.Apply(outside("x", "203.0.113.9", "203.0.113.10", "198.51.100.7"))
 	sync(t, b, r, service.Change{})
@@ -66,7 +64,9 @@ func TestLeaving(t *testing.T) {
 	}
 	expect("no rules", 1)
 	node.RunT(t, "nft", "table ip n { set cluster { type ipv4_addr; flags interval; elements = { 203.0.113.10/32, 10.0.0.0/8 }; }; chain out { type nat hook postrouting priority srcnat; ip saddr 10.244.1.0/24 ip daddr != @cluster masquerade; }; }")
-	expect("nftables", looksUntilAsked, "203.0.113.9", "198.51.100.7")
+	expect("nftables, before the first pod", looksUntilAsked, "203.0.113.9", "198.51.100.7")
+	node.RunT(t, "sh", "-ec", "ip link add cni0 type bridge; ip link set cni0 up; ip addr add 10.244.1.1/24 dev cni0")
+	expect("with pods", looksUntilRead, "203.0.113.9", "198.51.100.7")
 	node.RunT(t, "nft", "add element ip n cluster { 203.0.113.9 }")
 	expect("an element more", looksUntilAsked, "198.51.100.7")
 

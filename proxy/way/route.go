@@ -71,7 +71,7 @@ func route(p Packet) Way {
 // as it is (match).
 func askRoute(p Packet, in string, match bool) (netlink.Route, error) {
 	options := netlink.RouteGetOptions{Iif: in, FIBMatch: match}
-	if !p.Src.IsLoopback() { // which leaves the node as another one
+	if p.Src.IsValid() && !p.Src.IsLoopback() { // which leaves the node as another one
 		options.SrcAddr = p.Src.AsSlice()
 	}
 	routes, err := netlink.RouteGetWithOptions(p.Dst.Addr().AsSlice(), &options)

@@ -84,13 +84,14 @@ func Masqueraded(ctx context.Context, src netip.Addr, to []netip.Addr) []bool {
 	r := newRules(ctx)
 	defer r.close()
 	out := make([]bool, len(to))
-	in, _, err := Entry(src)
-	if err != nil {
-		return out // nothing of the sender comes in here
-	}
+	in, _, _ := Entry(src)
 	for i, dst := range to {
 		p := Packet{Src: src, Dst: netip.AddrPortFrom(dst, 0)}
-		if route, err := askRoute(p, in, false); err == nil && route.Type != unix.RTN_LOCAL {
+		route, err := askRoute(p, in, false)
+		if err != nil { // no route leads to the sender yet, or another way than it would come
+			route, err = askRoute(Packet{Dst: p.Dst}, "", false)
+		}
+		if err == nil && route.Type != unix.RTN_LOCAL {
 			w := Way{In: in, Device: deviceName(route.LinkIndex), Via: gatewayOf(route)}
 			out[i] = r.nat(p, w).Masqueraded
 		}
