@@ -239,7 +239,7 @@ func (t traced) print(w io.Writer, p service.Packet) error {
 			fmt.Fprintf(table, "%s\t%s\n", what, why)
 		}
 	}
-	said := t.rows(p)
+	said, endpoints := t.rows(p), endpointRows(t.Led, t.Ways)
 	for _, r := range said {
 		row(r.what, r.why)
 	}
@@ -251,18 +251,30 @@ func (t traced) print(w io.Writer, p service.Packet) error {
 			row("NAT", onward.NAT.String())
 		}
 	}
-	printEndpoints(table, t.Led, t.Ways)
+	for _, r := range endpoints {
+		row(r.what, r.why)
+	}
 	if t.IfHere != nil {
 		row("or else", "if the sender has a socket on this node, which is not known: "+t.Unsure)
-		for i, r := range ledRows(*t.IfHere, p) {
-			if r != said[i] {
-				row("  "+r.what, cmp.Or(r.why, "-"))
-			}
+		for _, r := range differing(said, ledRows(*t.IfHere, p)) {
+			row("  "+r.what, r.why)
 		}
-		printEndpoints(table, *t.IfHere, t.WaysIfHere)
+		for _, r := range differing(endpoints, endpointRows(*t.IfHere, t.WaysIfHere)) {
+			row(r.what, r.why)
+		}
 	}
 	t.printKernel(row)
 	return table.Flush()
+}
+
+// differing are those of the rows b, which are as many as a, that are not as in a.
+func differing(a, b []tracedRow) (rows []tracedRow) {
+	for i, r := range b {
+		if r != a[i] {
+			rows = append(rows, tracedRow{r.what, cmp.Or(r.why, "-")})
+		}
+	}
+	return rows
 }
 
 // tracedRow is a line of what is printed; one without a why is left out.
@@ -319,7 +331,8 @@ func (t traced) printKernel(row func(what, why string)) {
 	}
 }
 
-func printEndpoints(w io.Writer, led inspect.Led, ways map[netip.Addr]way.Way) {
+// endpointRows are as many lines for each flow to a Service.
+func endpointRows(led inspect.Led, ways map[netip.Addr]way.Way) (rows []tracedRow) {
 	for _, e := range led.Endpoints {
 		what, mark := e.Why, "  -"
 		if e.Turns {
@@ -333,8 +346,9 @@ func printEndpoints(w io.Writer, led inspect.Led, ways map[netip.Addr]way.Way) {
 		if e.Node != "" {
 			what += " (node " + e.Node + ")"
 		}
-		fmt.Fprintf(w, "%s %s\t%s\n", mark, e.Addr, what)
+		rows = append(rows, tracedRow{fmt.Sprintf("%s %s", mark, e.Addr), what})
 	}
+	return rows
 }
 
 // seen says whom an endpoint sees, if that is not the sender.
