@@ -142,6 +142,8 @@ func TestManifests(t *testing.T) {
 		"cni-only.yaml":   manifestFile(t, "cni-only.yaml"),
 		"fairlead.yaml":   manifestFile(t, "fairlead.yaml"),
 		"ebpf":            rendered(t, "proxy.mode=ebpf,proxy.extraArgs={--map-size=flows=1000}"),
+		"odd": rendered(t, `kubeProxyConfigMap=1e3,node.cniBinDir=/opt/{a\, b: c,node.cniConfDir=/etc/#x: ",priorityClassName=,nodeSelector=null,tolerations=null,`+
+			"proxy.resources=null,apiServer.host=fd00::1"),
 		"elsewhere": rendered(t, "kubeProxyConfigMap=,apiServer.host=192.0.2.1,imagePullSecrets[0].name=mine,maxUnavailable=10%,"+
 			"node.extraArgs={--vxlan-port=8472,--macvlan-shim=eth0}"),
 	}
@@ -195,10 +197,18 @@ func awaitNamespace(t *testing.T, api *kube.Server, name string) {
 // Values that make no sense are refused, with their names.
 func TestValuesRefused(t *testing.T) {
 	for set, want := range map[string]string{
-		"proxy.mode=ipvs":                "proxy/mode",
-		"kubeProxyConfigMap=":            "apiServer",
-		"proxy.colour=green":             "colour",
-		"node.extraArgs={vxlan-port=99}": "extraArgs",
+		"proxy.mode=ipvs":                        "proxy/mode",
+		"kubeProxyConfigMap=":                    "apiServer",
+		"kubeProxyConfigMap=null":                "kubeProxyConfigMap",
+		"apiServer.host=https://a":               "apiServer/host",
+		"apiServer.host=192.0.2.1:6443":          "apiServer/host",
+		"apiServer=null":                         "apiServer",
+		"image=null":                             "image",
+		"node.cniBinDir=opt":                     "node/cniBinDir",
+		"maxUnavailable=0":                       "maxUnavailable",
+		"proxy.enabled=false,node.enabled=false": "proxy/enabled",
+		"proxy.colour=green":                     "colour",
+		"node.extraArgs={vxlan-port=99}":         "extraArgs",
 	} {
 		if _, err := render(t, set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("--set %s: %v, want an error that says %s", set, err, want)

@@ -22,7 +22,7 @@ hostNetwork: true
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
-priorityClassName: {{ .Values.priorityClassName }}
+priorityClassName: {{ .Values.priorityClassName | quote }}
 nodeSelector: {{- toYaml .Values.nodeSelector | nindent 2 }}
 tolerations: {{- toYaml .Values.tolerations | nindent 2 }}
 terminationGracePeriodSeconds: 10
@@ -71,6 +71,6 @@ seccompProfile: {type: RuntimeDefault}
 - {name: sysctls, hostPath: {path: /proc/sys/net, type: Directory}}
 - {name: netns, hostPath: {path: /run/netns, type: DirectoryOrCreate}}
 {{- if .Values.kubeProxyConfigMap }}
-- {name: config, configMap: {name: {{ .Values.kubeProxyConfigMap }}}}
+- {name: config, configMap: {name: {{ .Values.kubeProxyConfigMap | quote }}}}
 {{- end }}
 {{- end -}}
