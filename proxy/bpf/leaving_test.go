@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/fairlead/fairlead/e2e/netns"
+	"github.com/fairlead/fairlead/ebpf"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
@@ -69,6 +70,11 @@ func TestLeaving(t *testing.T) {
 	expect("with pods", looksUntilRead, "203.0.113.9", "198.51.100.7")
 	node.RunT(t, "nft", "add element ip n cluster { 203.0.113.9 }")
 	expect("an element more", looksUntilAsked, "198.51.100.7")
+
+	if err := removeOne[ebpf.Addr](b.path.Leaving); err != nil {
+		t.Fatal(err)
+	}
+	expect("a row that others removed", looksUntilRead, "198.51.100.7")
 
 	config := b.config
 	if err := b.Close(); err != nil {
