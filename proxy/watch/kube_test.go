@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -320,6 +321,37 @@ func TestKubeStale(t *testing.T) {
 		p.failed(kindNode, io.ErrUnexpectedEOF)
 		want("watch Node objects: unexpected EOF; last heard at 2000-01-01T00:18:00Z")
 	})
+}
+
+// What something on the way answers, with 200 too, is no word of the API server.
+func TestKubeHearsAPIServersOnly(t *testing.T) {
+	p := newPuppet()
+	p.list(t)
+	answers := http.Header{}
+	transport, err := rest.TransportFor(p.overheard(kindSlice, &rest.Config{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusOK, Header: answers, Body: http.NoBody}, nil
+	})}))
+	do(t, err)
+	for _, tt := range []struct{ kind, want string }{
+		{"text/html; charset=utf-8", `watch EndpointSlice objects: 192.0.2.1 answers with "text/html; charset=utf-8", which is none of an API server`},
+		{"application/vnd.kubernetes.protobuf;stream=watch", ""},
+		{"", `watch EndpointSlice objects: 192.0.2.1 answers with "", which is none of an API server`},
+		{"application/json", ""},
+	} {
+		answers.Set("Content-Type", tt.kind)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://192.0.2.1/", http.NoBody)
+		do(t, err)
+		response, err := transport.RoundTrip(request)
+		do(t, err)
+		do(t, response.Body.Close())
+		got := ""
+		if err := p.Stale(time.Now()); err != nil {
+			got, _, _ = strings.Cut(err.Error(), "; last heard")
+		}
+		if got != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.kind, got, tt.want)
+		}
+	}
 }
 
 // TestKubeStoreOfStream: what a reflector collects from a stream arrives as what

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -118,13 +119,21 @@ func (k *Kube) overheard(kind string, config *rest.Config) *rest.Config {
 			switch {
 			case err != nil:
 				k.failed(kind, err)
-			case response.StatusCode < 300: // what else it says is in the body: see heeded
+			case response.StatusCode >= 300: // what it says is in the body: see heeded
+			case isAPI(response):
 				k.heard(kind)
+			default:
+				k.failed(kind, fmt.Errorf("%s answers with %q, which is none of an API server", request.URL.Host, response.Header.Get("Content-Type")))
 			}
 			return response, err
 		})
 	})
 	return c
+}
+
+// isAPI says whether it is an API server that answers, not something on the way to it.
+func isAPI(response *http.Response) bool {
+	return strings.HasPrefix(response.Header.Get("Content-Type"), "application/") // JSON, or Kubernetes' own
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
