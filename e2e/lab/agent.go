@@ -37,7 +37,7 @@ func (l *Lab) startAgents(ctx context.Context) error {
 	return nil
 }
 
-func (n *Node) startAgent(opts Options) error {
+func (n *Node) startAgent(opts Options, flags ...string) error {
 	// The plugin need not be installed: it is called where it was built.
 	args := []string{"node", "--node-name", n.Name,
 		"--cni-bin-dir", "", "--host-local-dir", "", "--cni-conf-dir", filepath.Dir(n.CNIConfig()), "--conf-template", n.confTemplate(),
@@ -46,7 +46,7 @@ func (n *Node) startAgent(opts Options) error {
 	if opts.Macvlan {
 		args = append(args, shimFlags...)
 	}
-	args = slices.Concat(args, n.sources.Agent, opts.AgentFlags)
+	args = slices.Concat(args, n.sources.Agent, opts.AgentFlags, flags)
 	cmd := exec.Command(filepath.Join(opts.BinDir, proxyProgram), args...)
 	var err error
 	n.agent, err = start(n.ns, cmd, n.dir.log(n.Name, "node"), opts.Keep)
@@ -87,11 +87,11 @@ func (n *Node) AgentLog() (string, error) {
 func (n *Node) AgentProcess() Process { return n.agent.process() }
 
 // RestartAgent kills the node's fairlead node, as running out of memory would,
-// and starts another one.
-func (l *Lab) RestartAgent(n *Node) error {
+// and starts another one, with more flags.
+func (l *Lab) RestartAgent(n *Node, flags ...string) error {
 	if err := unix.Kill(n.agent.PID, unix.SIGKILL); err != nil {
 		return fmt.Errorf("kill fairlead node of %s: %w", n.Name, err)
 	}
 	<-n.agent.done
-	return n.startAgent(l.opts)
+	return n.startAgent(l.opts, flags...)
 }

@@ -7,6 +7,7 @@ package refplugins
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -33,6 +34,9 @@ func Dir(t TB) string {
 }
 
 var plugins = sync.OnceValues(func() (string, error) {
+	if programs := os.Getenv(built.Variable); programs != "" {
+		return filepath.Join(programs, "reference"), nil // where nothing is built there may be none
+	}
 	module, err := moduleDir(context.Background())
 	if err != nil {
 		return "", err

@@ -76,6 +76,15 @@ func StartNew(t testing.TB, perSecond int, sources ...Source) *Traffic {
 	return tr
 }
 
+// StartLasting is Start without new connections, where none may begin.
+func StartLasting(t testing.TB, sources ...Source) *Traffic {
+	t.Helper()
+	tr, ctx := begin(t)
+	tr.lasting(ctx, t, sources)
+	tr.GoOn(t)
+	return tr
+}
+
 func begin(t testing.TB) (*Traffic, context.Context) {
 	ctx, stop := context.WithCancel(t.Context())
 	tr := &Traffic{stop: stop, began: time.Now(), asked: map[string]int{}, failed: map[string][]string{}, late: map[string]int{}}
@@ -239,11 +248,26 @@ func (tr *Traffic) GoOn(t testing.TB) {
 	}
 }
 
+// Count is how many times somebody was asked so far, and how many of these failed.
+func (tr *Traffic) Count() (asked, failed int) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for kind, n := range tr.asked {
+		asked, failed = asked+n, failed+len(tr.failed[kind])
+	}
+	return asked, failed
+}
+
+// Stop stops it, whatever failed.
+func (tr *Traffic) Stop() {
+	tr.stop()
+	tr.all.Wait()
+}
+
 // End stops it and looks at what failed.
 func (tr *Traffic) End(t testing.TB) {
 	t.Helper()
-	tr.stop()
-	tr.all.Wait()
+	tr.Stop()
 	took, total := time.Since(tr.began), 0
 	for _, kind := range slices.Sorted(maps.Keys(tr.asked)) {
 		total += tr.asked[kind]

@@ -19,7 +19,7 @@ type Root struct{ dir string }
 // commands are the programs of this machine that tests run. For the rest there is
 // busybox.
 var commands = []string{
-	"dash", "ip", "tc", "nft", "conntrack", "sysctl", "kmod", "unshare", "nsenter",
+	"dash", "ip", "tc", "bridge", "nft", "conntrack", "sysctl", "kmod", "unshare", "nsenter",
 	"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore",
 	"iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore", "ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore",
 	"iptables-nft", "iptables-nft-save", "iptables-nft-restore", "ip6tables-nft", "ip6tables-nft-save", "ip6tables-nft-restore",
