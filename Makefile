@@ -2,7 +2,7 @@
 # make demo    a cluster of two nodes on this machine, and what it can do
 # make test    all tests; the kernel's part is done by the kernel, so root is needed
 # make e2e-kube tests with a real API server, which is built first (some minutes)
-# make e2e-vm  tests in Debian's kernel KERNEL, 6.1 or 6.12, in an emulated machine
+# make e2e-vm  tests in Debian's kernel KERNEL, 6.1 or 6.12, in an emulated machine; SUITE=PACKAGE,... for some
 # make fuzz    each decoder gets FUZZTIME of input that nobody would write
 # make lint    what the code must keep to
 # make image   bin/fairlead-image.tar, an OCI image for amd64 and arm64

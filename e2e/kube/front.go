@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -47,7 +48,7 @@ func (s *Server) NewFront(port uint16) (*Front, error) {
 		FlushInterval: -1,
 		ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 	}}
-	quiet := log.New(nowhere{}, "", 0)
+	quiet := log.New(io.Discard, "", 0) // of requests that are broken off it would tell much
 	f.pass.ErrorLog = quiet
 	f.server = &http.Server{Handler: f, ErrorLog: quiet}
 	f.Behave(Pass)
@@ -62,11 +63,6 @@ func (s *Server) NewFront(port uint16) (*Front, error) {
 	go func() { _ = f.server.ServeTLS(listener, s.file(certFile), s.file(certKey)) }() // until Close
 	return f, nil
 }
-
-// nowhere is for what a server logs of requests that were broken off.
-type nowhere struct{}
-
-func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 
 // Behave has all requests from now on answered so. Those that are being answered, watches
 // too, are broken off.

@@ -76,8 +76,10 @@ func (r *Relay) Open() error {
 func (r *Relay) Shut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_ = r.listener.Close()
-	r.listener = nil
+	if r.listener != nil {
+		_ = r.listener.Close()
+		r.listener = nil
+	}
 	r.cut()
 }
 

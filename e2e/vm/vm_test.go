@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -19,9 +20,9 @@ import (
 )
 
 var (
-	version  = flag.String("kernel", "", "version of Debian's kernel to boot, such as 6.1")
-	copyTo   = flag.String("console", "", "file to which the machine's console is written too, for who waits")
-	oneSuite = flag.String("suite", "", "the one suite to run, by its package, such as proxy/bpf")
+	version = flag.String("kernel", "", "version of Debian's kernel to boot, such as 6.1")
+	copyTo  = flag.String("console", "", "file to which the machine's console is written too, for who waits")
+	named   = flag.String("suite", "", "the suites to run, by their packages, such as proxy/bpf,cni")
 )
 
 // suite is tests of a package that a kernel must pass.
@@ -63,15 +64,7 @@ func TestKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log("kernel", kernel.Package)
-	chosen := suites
-	if *oneSuite != "" {
-		chosen = []suite{{pkg: *oneSuite, run: "."}}
-		for _, s := range suites {
-			if s.pkg == *oneSuite {
-				chosen = []suite{s}
-			}
-		}
-	}
+	chosen := choose(*named)
 	root := newRoot(t, kernel, chosen)
 	console := boot(t, kernel, root)
 	var all []*outcome
@@ -81,6 +74,24 @@ func TestKernel(t *testing.T) {
 		t.Run(s.pkg, func(t *testing.T) { o.judge(t, console) })
 	}
 	t.Logf("in kernel %s:\n%s", kernel.Package, table(all))
+}
+
+// choose returns the suites of packages, all if none is named. Of a package that has none
+// it is all tests.
+func choose(pkgs string) []suite {
+	if pkgs == "" {
+		return suites
+	}
+	var chosen []suite
+	for pkg := range strings.SplitSeq(pkgs, ",") {
+		i := slices.IndexFunc(suites, func(s suite) bool { return s.pkg == pkg })
+		if i < 0 {
+			chosen = append(chosen, suite{pkg: pkg, run: "."})
+			continue
+		}
+		chosen = append(chosen, suites[i])
+	}
+	return chosen
 }
 
 // newRoot has the programs, the tests and a script that runs them.
