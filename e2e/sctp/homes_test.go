@@ -2,6 +2,7 @@ package sctp
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -38,13 +39,32 @@ func TestSeveralAddresses(t *testing.T) {
 			client, _, server := plan.build(t)
 			client.RunT(t, "ip", "addr", "add", "10.1.0.11/24", "dev", "eth0")
 			server.RunT(t, "ip", "addr", "add", "10.2.0.11/24", "dev", "eth0")
-			go serveEcho(listenAt(t, server, tt.port, tt.server...))
+			stop := echoOnce(listenAt(t, server, tt.port, tt.server...))
+			defer stop()
 			c := dialFrom(t, client, netip.MustParseAddrPort(plan.vip), tt.client...)
 			err := converse(c, 15)
 			if ended := errors.Is(err, syscall.ECONNRESET); ended != tt.ends || err != nil && !ended {
 				t.Errorf("%v; reset wanted: %v", err, tt.ends)
 			}
 		})
+	}
+}
+
+// echoOnce serves one association until stop, which may not hear of its end.
+func echoOnce(l net.Listener) (stop func()) {
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		defer close(accepted)
+		if c, err := l.Accept(); err == nil {
+			accepted <- c
+			_, _ = io.Copy(c, c)
+		}
+	}()
+	return func() {
+		_ = l.Close()
+		if c, ok := <-accepted; ok {
+			_ = c.Close()
+		}
 	}
 }
 
