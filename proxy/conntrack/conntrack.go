@@ -4,8 +4,10 @@
 // UDP, whose flows have no end, a client that goes on from the same port is led
 // for ever to an endpoint that is long gone, or past a Service that did not exist
 // when it began. An SCTP client that starts again from the same port, as some
-// must, has the same trouble. A TCP client notices by itself; but where its Service
-// wants a connection to be reset, its next segment, which belongs to no flow then, is
+// must, has the same trouble. So has a TCP client that asked before there was a Service or
+// a proxy and has got no answer: the kernel remembers for two minutes that its SYN goes past
+// the Service, also when another connection has that port. Else a TCP client notices by
+// itself; but where its Service wants a connection to be reset, its next segment, which belongs to no flow then, is
 // led to an endpoint that knows nothing of it and resets it (for that
 // nf_conntrack_tcp_loose has to be 1, as it is by default), or is rejected.
 //
@@ -73,11 +75,21 @@ type filter struct {
 func (f filter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	protocol := service.Protocol(flow.Forward.Protocol)
 	to := addrPort(flow.Forward.DstIP, flow.Forward.DstPort)
-	if !lasts(protocol) && !f.table.Resets(to, protocol) {
+	if !lasts(protocol) && !unanswered(flow) && !f.table.Resets(to, protocol) {
 		return false
 	}
 	answers := addrPort(flow.Reverse.SrcIP, flow.Reverse.SrcPort)
 	return f.stale(protocol, to, answers)
+}
+
+// synSent is TCP_CONNTRACK_SYN_SENT of linux/netfilter/nf_conntrack_tcp.h.
+const synSent = 1
+
+// unanswered says whether a flow is a TCP connection that has not come about yet. Without
+// the flow the client's next SYN begins it anew.
+func unanswered(flow *netlink.ConntrackFlow) bool {
+	tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
+	return ok && tcp.State == synSent
 }
 
 // stale says whether a flow to a destination should not be answered by whom it

@@ -2,8 +2,10 @@ package conntrack
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
+	"github.com/fairlead/fairlead/e2e/netns"
 	"github.com/fairlead/fairlead/proxy/service"
 )
 
@@ -53,5 +55,36 @@ func TestStale(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// A client that asked before there was a Service, and has got no answer, is led to an
+// endpoint when it sends its SYN again. Connections that have come about are left.
+func TestCleanUnanswered(t *testing.T) {
+	ns := netns.NewT(t)
+	for port, flow := range map[string][2]string{
+		"1001": {"SYN_SENT", "10.96.0.10"},
+		"1002": {"ESTABLISHED", "10.96.0.10"},
+		"1003": {"SYN_SENT", "10.244.1.2"},
+	} {
+		ns.RunT(t, "conntrack", "-I", "-p", "tcp", "--state", flow[0], "-t", "100", "-s", "10.244.1.7", "-d", "10.96.0.10", "--sport", port, "--dport", "80",
+			"--reply-src", flow[1], "--reply-dst", "10.244.1.7", "--reply-port-src", "80", "--reply-port-dst", port)
+	}
+	id := service.PoolID{Origin: service.Origin{Service: service.Name{Namespace: "default", Name: "web"}}}
+	to, at := service.Path{Verdict: service.Forward, Pool: id}, []netip.AddrPort{netip.MustParseAddrPort("10.244.1.2:80")}
+	table := &service.Table{
+		Frontends: map[service.Key]service.Frontend{
+			{Addr: netip.MustParseAddr("10.96.0.10"), Port: 80, Protocol: service.TCP}: {Paths: service.Paths{to, to, to}},
+		},
+		Pools: map[service.PoolID]service.Pool{id: {Protocol: service.TCP, Backends: at, Serving: at}},
+	}
+	var ended int
+	err := ns.Do(func() (err error) {
+		ended, err = Clean(table, false, nil)
+		return err
+	})
+	left := ns.RunT(t, "conntrack", "-L")
+	if err != nil || ended != 1 || strings.Contains(left, "sport=1001") {
+		t.Errorf("%v, %d ended, left:\n%s", err, ended, left)
 	}
 }
