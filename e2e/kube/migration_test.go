@@ -38,7 +38,13 @@ func migrate(t *testing.T, mode, variant string) {
 		config := kube.KubeProxyConfig(service.Config{NodeName: "node-1"}, kubeconfig)
 		return keep(t)(kube.StartKubeProxy(t.Context(), m.node, config, variant, t.TempDir()))
 	}
+	rules := func() bool {
+		return strings.Contains(m.node.RunT(t, "iptables-"+variant+"-save", "-t", "nat"), "KUBE-SERVICES -d "+webIPv4+"/32")
+	}
 	old := kubeProxy()
+	// Who asks before that is led past the Service for two minutes, and so is another
+	// connection that gets the port in this time: kube-proxy leaves such flows.
+	m.await("rules of kube-proxy", rules)
 	m.awaitAnswer()
 	traffic := m.startTraffic()
 	traffic.open("through kube-proxy")
@@ -63,9 +69,7 @@ func migrate(t *testing.T, mode, variant string) {
 
 	m.must(proxy.Stop())
 	kubeProxy()
-	m.await("rules of kube-proxy", func() bool {
-		return strings.Contains(m.node.RunT(t, "iptables-"+variant+"-save", "-t", "nat"), "KUBE-SVC-")
-	})
+	m.await("rules of kube-proxy", rules)
 	traffic.check("beside what Fairlead left")
 	m.node.RunT(t, cleanup[0], cleanup[1:]...)
 	m.checkNothingOf("FAIRLEAD", "fairlead")
