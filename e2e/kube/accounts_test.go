@@ -1,6 +1,7 @@
 package kube_test
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,13 +32,14 @@ func TestWithoutContainers(t *testing.T) {
 				m.must(os.WriteFile(at(name+".token"), []byte(m.token("fairlead-"+name)+"\n"), 0o600)) // as kubectl prints it
 			}
 			ours := []string{"--bpf-root", at("bpf"), "--cgroup-root", m.cgroup.Path}
+			// Before the programs are started: they end first, or would mend what is removed.
+			cleanup := append([]string{"cleanup", "--cni-conf-dir", at("net.d")}, ours...)
+			t.Cleanup(func() { _ = m.node.Do(exec.Command(filepath.Join(bin, "fairlead"), cleanup...).Run) })
 			keep(t)(kube.StartProcess(m.node, at("proxy.log"), exec.Command(filepath.Join(bin, "fairlead"),
 				append([]string{"proxy", "--kubeconfig", at("proxy.conf"), "--node-name", "node-1", "--mode", mode, "--inspect-socket", at("proxy.sock")}, ours...)...)))
 			keep(t)(kube.StartProcess(m.node, at("node.log"), exec.Command(filepath.Join(bin, "fairlead"),
 				"node", "--kubeconfig", at("node.conf"), "--node-name", "node-1", "--cni-binary", filepath.Join(bin, "fairlead-cni"), "--inspect-socket", at("node.sock"),
 				"--cni-bin-dir", at("bin"), "--cni-conf-dir", at("net.d"), "--ipam-data-dir", at("ipam"), "--host-local-dir", at("host-local"))))
-			cleanup := append([]string{"cleanup", "--cni-conf-dir", at("net.d")}, ours...)
-			t.Cleanup(func() { _ = m.node.Do(exec.Command(filepath.Join(bin, "fairlead"), cleanup...).Run) })
 			m.awaitAnswer()
 			m.await("fairlead status says that all is well", func() bool {
 				return m.node.Do(exec.Command(filepath.Join(bin, "fairlead"), "status", "--socket", at("proxy.sock"), "--node-socket", at("node.sock")).Run) == nil
@@ -51,7 +53,24 @@ func TestWithoutContainers(t *testing.T) {
 				t.Errorf("the route to a pod of node-2 is %q", got)
 			}
 			m.checkRights(objects)
+			m.checkSecret(at)
 		})
+	}
+}
+
+// checkSecret checks that no log has a token.
+func (m *machine) checkSecret(at func(file string) string) {
+	m.t.Helper()
+	for _, log := range []string{"proxy.log", "node.log"} {
+		text, err := os.ReadFile(at(log))
+		m.must(err)
+		for _, file := range []string{"proxy.token", "node.token"} {
+			token, err := os.ReadFile(at(file))
+			m.must(err)
+			if len(text) == 0 || bytes.Contains(text, bytes.TrimSpace(token)) {
+				m.t.Errorf("%s has %d bytes, or what %s has", log, len(text), file)
+			}
+		}
 	}
 }
 

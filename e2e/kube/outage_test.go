@@ -93,27 +93,34 @@ func TestBootWithoutAPIServer(t *testing.T) {
 	c.untilLogged("followed again")
 }
 
-// A node whose clock is an hour slow does not trust the API server's new
-// certificate, which is half an hour old. It keeps what it has. (The clocks of a
-// machine's namespaces cannot differ; the certificate does.)
+// A node whose clock is an hour slow does not trust the API server's new certificate,
+// which is half an hour old; nor does any node one that has expired. It keeps what it
+// has. (The clocks of a machine's namespaces cannot differ; the certificate does.)
 func TestClockWrong(t *testing.T) {
-	c := newCluster(t)
-	c.restartCertified(time.Now().Add(30 * time.Minute))
-	c.untilLogged("the API server is not followed")
-	c.serve("web", c.pods[2])
-	c.checkSpread(c.pods...) // as before
+	for name, from := range map[string]time.Duration{"not valid yet": 30 * time.Minute, "expired": -validFor - time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			c.restartCertified(time.Now().Add(from))
+			c.untilLogged("the API server is not followed")
+			c.serve("web", c.pods[2])
+			c.checkSpread(c.pods...) // as before
 
-	c.restartCertified(time.Now().Add(-30 * time.Minute)) // the clock is right again
-	c.untilOnly(c.pods[2])
-	c.untilLogged("followed again")
+			c.restartCertified(time.Now().Add(-30 * time.Minute)) // it is right again
+			c.untilOnly(c.pods[2])
+			c.untilLogged("followed again")
+		})
+	}
 }
+
+// validFor is for how long a certificate is.
+const validFor = 24 * time.Hour
 
 // restartCertified restarts the API server with a certificate that is valid from
 // a time on.
 func (c *cluster) restartCertified(from time.Time) {
 	c.t.Helper()
 	c.must(c.api.Kill())
-	c.must(c.api.Certify(from, from.Add(24*time.Hour)))
+	c.must(c.api.Certify(from, from.Add(validFor)))
 	c.must(c.api.Restart(c.t.Context()))
 }
 

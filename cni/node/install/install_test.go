@@ -2,11 +2,16 @@ package install
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/e2e/golden"
 )
@@ -136,6 +141,60 @@ func TestInstallFails(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(conf, Conflist+".new")); err == nil {
 		t.Error("the temporary file is left")
 	}
+}
+
+// TestDisk has this binary run itself in a mount namespace of its own: on a disk that is
+// full, and on one that can only be read, what is installed stays as it is.
+func TestDisk(t *testing.T) {
+	const variable = "FAIRLEAD_TEST_DISK" // the mount point
+	if dir := os.Getenv(variable); dir != "" {
+		tryDisk(t, dir)
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDisk$", "-test.v")
+	cmd.Env = append(os.Environ(), variable+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func tryDisk(t *testing.T, dir string) {
+	t.Helper()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	source := filepath.Join(t.TempDir(), "plugin")
+	if err := os.WriteFile(source, bytes.Repeat([]byte("old"), 1<<12), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(Binary(source, dir), Config(dir, []byte("old"))); err != nil {
+		t.Fatal(err)
+	}
+	fails := func(reason syscall.Errno) {
+		t.Helper()
+		if err := os.WriteFile(source, bytes.Repeat([]byte("new"), 1<<15), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, err := range map[string]error{Plugin: Binary(source, dir), Conflist: Config(dir, bytes.Repeat([]byte("new"), 1<<15))} {
+			if !errors.Is(err, reason) || !strings.Contains(err.Error(), filepath.Join(dir, name)) {
+				t.Errorf("error %v, want that %s for %s", err, reason.Error(), name)
+			}
+		}
+		expect(t, filepath.Join(dir, Plugin), strings.Repeat("old", 1<<12), 0o755)
+		expect(t, filepath.Join(dir, Conflist), "old", 0o600)
+		if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); left != nil {
+			t.Errorf("left over: %s", left)
+		}
+	}
+	fails(unix.ENOSPC)
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	fails(unix.EROFS)
 }
 
 func expect(t *testing.T, path, content string, mode os.FileMode) {
