@@ -53,10 +53,11 @@ func migrate(t *testing.T, mode, variant string) {
 	dir := t.TempDir()
 	flags := []string{"--bpf-root", filepath.Join(dir, "bpf"), "--cgroup-root", m.cgroup.Path, "--iptables-variant", variant}
 	fairlead := filepath.Join(programs.Dir(t), "fairlead")
+	cleanup := append([]string{fairlead, "cleanup", "--cni-conf-dir", dir}, flags...)
+	// Before the proxy is started: it ends first, or would mend what is removed.
+	t.Cleanup(func() { _ = m.node.Do(exec.Command(cleanup[0], cleanup[1:]...).Run) })
 	proxy := keep(t)(kube.StartProcess(m.node, filepath.Join(dir, "fairlead.log"), exec.Command(fairlead, append([]string{"proxy", "--kubeconfig", kubeconfig,
 		"--node-name", "node-1", "--mode", mode, "--inspect-socket", filepath.Join(dir, "proxy.sock")}, flags...)...)))
-	cleanup := append([]string{fairlead, "cleanup", "--cni-conf-dir", dir}, flags...)
-	t.Cleanup(func() { _ = m.node.Do(exec.Command(cleanup[0], cleanup[1:]...).Run) })
 	m.await("synced", func() bool { return strings.Contains(proxy.Said(), "msg=synced") })
 	traffic.check("beside what kube-proxy left")
 	traffic.open("through Fairlead")
