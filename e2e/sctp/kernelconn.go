@@ -14,12 +14,19 @@ import (
 
 type kernelListener struct{ net.Listener }
 
+// Accept passes over associations that have ended before anybody came to it: nobody knows
+// any more with whom they were.
 func (l kernelListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, renamed(err)
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, renamed(err)
+		}
+		if remote := conn.RemoteAddr(); remote != nil {
+			return kernelConn{conn, addrOf(remote)}, nil
+		}
+		_ = conn.Close()
 	}
-	return kernelConn{conn, addrOf(conn.RemoteAddr())}, nil
 }
 
 func (l kernelListener) Addr() net.Addr { return addrOf(l.Listener.Addr()) }

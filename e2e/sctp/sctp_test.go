@@ -293,6 +293,35 @@ func TestListenerCloseKeepsAssociations(t *testing.T) {
 	}
 }
 
+// An association that has ended before it is accepted is no harm to the listener.
+func TestAcceptAfterEnd(t *testing.T) {
+	l := newLAN(t)
+	listener := listen(t, l.server, families[0].server, 9)
+	if err := dialT(t, l.client, portOf(listener.Addr())).Close(); err != nil {
+		t.Fatal(err)
+	}
+	const assocs = "/proc/net/sctp/assocs" // of the kernel; ours knows that it has ended when Close returns
+	for deadline := time.Now().Add(30 * time.Second); kernelSpeaks(); time.Sleep(10 * time.Millisecond) {
+		if strings.Count(l.server.RunT(t, "cat", assocs), "\n") <= 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the association does not end")
+		}
+	}
+	client := dialT(t, l.client, portOf(listener.Addr()))
+	for {
+		server, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		if server.RemoteAddr().String() == client.LocalAddr().String() {
+			return
+		}
+	}
+}
+
 // A peer that is gone does not hold Close for ever. (The kernel goes on without
 // the caller, who then hears nothing of it.)
 func TestCloseWithoutPeer(t *testing.T) {
