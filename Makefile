@@ -54,7 +54,7 @@ e2e: packages
 
 # Kubernetes is built before the tests, whose time is limited.
 e2e-kube: packages kubernetes
-	cd e2e/kube && go test -timeout 20m -count=1 ./...
+	cd e2e/kube && go test -timeout 40m -count=1 ./...
 
 # The proxy beside the real kube-proxy, with 10,000 Services.
 bench-kube: packages kubernetes

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -32,6 +34,9 @@ func runServe(cmd *cobra.Command, args []string) error {
 			at = append(at, echo.Endpoint{Network: network, Addr: addr})
 		}
 	}
+	// A client that is gone makes a write fail, and the kernel send this signal, which in
+	// other commands means that standard output is gone.
+	signal.Ignore(syscall.SIGPIPE)
 	server, err := echo.Listen(args[0], at...)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -92,6 +93,22 @@ func TestTwoLabsSideBySide(t *testing.T) {
 		t.Fatal(err)
 	}
 	askAll(t, b, b)
+}
+
+// The kernel sends a server this signal when it answers a client that is gone, SCTP's
+// above all.
+func TestServersOutliveClients(t *testing.T) {
+	l := labtest.New(t, lab.Options{Nodes: 1, BinDir: programs.Dir(t)})
+	a, b := labtest.AddPod(t, l, l.Nodes[0], "a"), labtest.AddPod(t, l, l.Nodes[0], "b")
+	for _, p := range l.State().Pods {
+		if err := unix.Kill(p.Server.PID, unix.SIGPIPE); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(100 * time.Millisecond) // one that ends for that has ended by then
+	if reply, err := a.Ask(t.Context(), b.Endpoints()[0]); err != nil || reply.Name != "b" {
+		t.Errorf("%+v, %v", reply, err)
+	}
 }
 
 func TestRemovePod(t *testing.T) {

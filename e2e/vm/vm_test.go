@@ -42,7 +42,7 @@ var suites = []suite{
 	{pkg: "cni", run: "TestAddResult|TestPodsReachEachOther|TestMacvlan(Result|Reaches|Check|Del)$|TestCheck$|TestDel$|TestGC$|TestSourceCheck$|TestMasquerade$|TestVLAN|TestPortIsolation"},
 	{pkg: "cni/nft", run: "."},
 	{pkg: "cni/node", run: "TestFullMesh|TestRepair|TestMembersChange|TestSizes"},
-	{pkg: "e2e/sctp", run: "TestThroughPortTranslation|TestSeveralAddresses|TestEcho|TestParallelAssociations|TestAddresses|OnTheWire"},
+	{pkg: "e2e/sctp", run: "TestThroughPortTranslation|TestSeveralAddresses|TestEcho|TestParallelAssociations|TestAddresses|TestAcceptAfterEnd|OnTheWire"},
 	{pkg: "e2e", run: "^TestDemo$/^(2_nodes|iptables)$|TestRoutedMesh"},
 	{pkg: "e2e/faults", run: "^TestMachine$", flags: "-own-machine"},
 }
