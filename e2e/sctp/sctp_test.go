@@ -300,9 +300,10 @@ func TestAcceptAfterEnd(t *testing.T) {
 	if err := dialT(t, l.client, portOf(listener.Addr())).Close(); err != nil {
 		t.Fatal(err)
 	}
-	const assocs = "/proc/net/sctp/assocs" // of the kernel; ours knows that it has ended when Close returns
+	// Of the kernel, which keeps the server's end until it is accepted; ours knows that it has ended when Close returns.
+	const assocs = "/proc/net/sctp/assocs"
 	for deadline := time.Now().Add(30 * time.Second); kernelSpeaks(); time.Sleep(10 * time.Millisecond) {
-		if strings.Count(l.server.RunT(t, "cat", assocs), "\n") <= 1 {
+		if strings.Count(l.client.RunT(t, "cat", assocs), "\n") <= 1 {
 			break
 		}
 		if time.Now().After(deadline) {
