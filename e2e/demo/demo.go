@@ -86,8 +86,8 @@ func newRecorder(observer Observer) *recorder {
 	return r
 }
 
-// checkTimeout ends a check that waits in vain.
-const checkTimeout = 20 * time.Second
+// checkTimeout ends a check that waits in vain. An emulated machine takes half of it.
+const checkTimeout = time.Minute
 
 // check runs one check and returns what made it fail, which is in the report.
 // When ctx is over there is nothing left to check.
