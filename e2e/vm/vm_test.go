@@ -37,13 +37,13 @@ type suite struct {
 // would add does not depend on the kernel (docs/reliability.md).
 var suites = []suite{
 	{pkg: "ebpf", run: "."},
-	{pkg: "proxy/bpf", run: "^(TestBehaviour|TestPackets)$/^(tcp4|udp6|sctp4)$|TestRestart"},
-	{pkg: "proxy/iptables", run: "TestBehaviour/nft/^(tcp4|udp6|sctp4)$|TestBehaviour/legacy/^(udp6|sctp4)$|TestLocalnetIsGuarded|TestInvalid|TestProbe$"},
+	{pkg: "proxy/bpf", run: "^TestBehaviour$/^(tcp4|udp6|sctp4)$|^TestPackets$/^(udp6|sctp4)$|TestRestart"},
+	{pkg: "proxy/iptables", run: "TestBehaviour/nft/^(tcp4|sctp4)$|TestBehaviour/legacy/^udp6$|TestLocalnetIsGuarded|TestInvalid|TestProbe$"},
 	{pkg: "cni", run: "TestAddResult|TestPodsReachEachOther|TestMacvlan(Result|Reaches|Check|Del)$|TestCheck$|TestDel$|TestGC$|TestSourceCheck$|TestMasquerade$|TestVLAN|TestPortIsolation"},
 	{pkg: "cni/nft", run: "."},
 	{pkg: "cni/node", run: "TestFullMesh|TestRepair|TestMembersChange|TestSizes"},
 	{pkg: "e2e/sctp", run: "TestThroughPortTranslation|TestSeveralAddresses|TestEcho|TestParallelAssociations|TestAddresses|TestAcceptAfterEnd|OnTheWire"},
-	{pkg: "e2e", run: "^TestDemo$/^(2_nodes|iptables)$|TestRoutedMesh"},
+	{pkg: "e2e", run: "^TestDemo$/^2_nodes$|TestRoutedMesh"},
 	{pkg: "e2e/faults", run: "^TestMachine$", flags: "-own-machine"},
 }
 
