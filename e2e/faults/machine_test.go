@@ -267,5 +267,7 @@ func limitTracking(t *testing.T, flows int) (restore func()) {
 	const limit, buckets = "/proc/sys/net/netfilter/nf_conntrack_max", "/sys/module/nf_conntrack/parameters/hashsize"
 	many := set(buckets, fmt.Sprint(max(flows, 1024)))
 	most := set(limit, fmt.Sprint(flows))
-	return func() { t.Helper(); set(buckets, many); set(limit, most) }
+	restore = func() { t.Helper(); set(buckets, many); set(limit, most) }
+	t.Cleanup(restore) // for who comes after a test that fails
+	return restore
 }
