@@ -25,12 +25,15 @@ func EndSockets(sockets map[uint64]Peer, netns iter.Seq[int]) error {
 		}
 		ending[peer.Netns][cookie] = peer
 	}
+	if len(ending) == 0 {
+		return nil // mostly; to look for namespaces takes its time
+	}
 	var errs error
 	for fd := range netns {
+		errs = errors.Join(errs, endIn(fd, ending))
 		if len(ending) == 0 {
 			break
 		}
-		errs = errors.Join(errs, endIn(fd, ending))
 	}
 	return errs
 }
