@@ -20,6 +20,7 @@ import (
 func routed(t *testing.T) (*lab.Lab, []*lab.Pod) {
 	t.Helper()
 	l := labtest.New(t, lab.Options{Nodes: 3, Routed: true, BinDir: programs.Dir(t)})
+	labtest.AwaitProxies(t, l)
 	return l, addPods(t, l)
 }
 

@@ -78,12 +78,29 @@ func (c *Cluster) Restart(t *testing.T, node *lab.Node, signal unix.Signal, mode
 	if err := c.RestartProxy(node, signal, mode, flags...); err != nil {
 		t.Fatal(err)
 	}
+	awaitSynced(t, node, len(before))
+}
+
+// AwaitProxies waits until the proxies of all nodes have programmed the kernel. Until then
+// packets may be lost also on their way from pod to pod: before kernel 6.6 a link to which
+// mode ebpf attaches drops for some milliseconds what it is to send (docs/packets.md).
+func AwaitProxies(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	for _, n := range l.Nodes {
+		awaitSynced(t, n, 0)
+	}
+}
+
+// awaitSynced waits until a node's proxy logs, after so much that it has logged, that it
+// has programmed the kernel.
+func awaitSynced(t *testing.T, node *lab.Node, logged int) {
+	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		log, err := node.ProxyLog()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(log[len(before):], "msg=synced") {
+		if strings.Contains(log[logged:], "msg=synced") {
 			return
 		}
 		if time.Now().After(deadline) {
