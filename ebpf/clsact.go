@@ -9,45 +9,21 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// Before kernel 6.6 programs are filters of the queueing discipline clsact, which
-// does nothing else. Ours have this name, and this place among the others.
-const (
-	filterName     = "fairlead"
-	filterPriority = 0x666c
-	filterHandle   = 1
+	"github.com/fairlead/fairlead/ebpf/pins"
 )
 
 // attachFilter makes program, or with nil none, the filter on a side of a link.
 func attachFilter(kernel *netlink.Handle, index int, side side, program *ebpf.Program) error {
-	filter := &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: index,
-			Parent:    filterParent(side),
-			Handle:    filterHandle,
-			Protocol:  unix.ETH_P_ALL,
-			Priority:  filterPriority,
-		},
-		Name:         filterName,
-		DirectAction: true,
+	filter := pins.Filter(index, filterParent(side))
+	if program != nil {
+		return pins.AttachFilter(kernel, filter, program.FD())
 	}
-	if program == nil {
-		err := kernel.FilterDel(filter)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
-			return nil // no such filter, or no discipline
-		}
-		return err
+	err := kernel.FilterDel(filter)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+		return nil // no such filter, or no discipline
 	}
-	err := kernel.QdiscAdd(&netlink.GenericQdisc{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
-		QdiscType:  "clsact",
-	})
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("add clsact: %w", err)
-	}
-	filter.Fd = program.FD()
-	return kernel.FilterReplace(filter)
+	return err
 }
 
 func filterParent(side side) uint32 {
@@ -61,7 +37,7 @@ func filterParent(side side) uint32 {
 func hasFilter(kernel *netlink.Handle, index int, side side) bool {
 	filters, err := kernel.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, filterParent(side))
 	return errors.Is(err, unix.ENODEV) || slices.ContainsFunc(filters, func(f netlink.Filter) bool {
-		return f.Attrs().Priority == filterPriority && f.Type() == "bpf"
+		return f.Attrs().Priority == pins.FilterPriority && f.Type() == "bpf"
 	})
 }
 

@@ -345,22 +345,24 @@ func (s *links) attachTCX(index int, side side, program *ebpf.Program) error {
 }
 
 // pinPrograms gives the CNI plugin the program that new ports need, in the place of
-// an earlier one, in one step. Without tcx it takes it away.
+// an earlier one, in one step.
 func (s *links) pinPrograms(root string) error {
 	cookie, err := pins.NetnsCookie()
 	if err != nil {
 		return err
 	}
 	folder := pins.Programs(root, cookie)
-	if s.clsact { // the plugin knows tcx alone
-		return os.RemoveAll(folder)
-	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
-	pin, next := filepath.Join(folder, pins.PortIn), filepath.Join(folder, "next")
-	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	name, other, next := pins.PortIn, pins.PortFilter, filepath.Join(folder, "next")
+	if s.clsact {
+		name, other = other, name
+	}
+	for _, old := range []string{next, filepath.Join(folder, other)} {
+		if err := os.Remove(old); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	program, err := s.programs.PacketPortIn.Clone()
 	if err != nil {
@@ -370,7 +372,7 @@ func (s *links) pinPrograms(root string) error {
 	if err := program.Pin(next); err != nil {
 		return fmt.Errorf("pin program %s: %w", next, err)
 	}
-	return os.Rename(next, pin)
+	return os.Rename(next, filepath.Join(folder, name))
 }
 
 // onLink says whether what is pinned is at the link: the pin may be of one with the

@@ -136,10 +136,14 @@ func Remove(root string) error {
 	if err != nil {
 		return err
 	}
+	// First, so that the CNI plugin attaches no more.
+	if err := os.RemoveAll(filepath.Join(root, "programs")); err != nil {
+		return err
+	}
 	if err := errors.Join(detachAll(filepath.Join(root, "links")), detachAll(pins.Links(root)), removeFilters()); err != nil {
 		return err
 	}
-	for _, folder := range []string{"links", filepath.Base(pins.Links(root)), "programs", "maps", nextMaps} {
+	for _, folder := range []string{"links", filepath.Base(pins.Links(root)), "maps", nextMaps} {
 		if err := os.RemoveAll(filepath.Join(root, folder)); err != nil {
 			return err
 		}

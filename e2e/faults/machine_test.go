@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -171,7 +172,11 @@ func (c cluster) trackingFull(t *testing.T) {
 func (c cluster) tracked(t *testing.T) {
 	node := c.Nodes[0]
 	lasting := traffic.StartLasting(t, c.sources...)
-	fresh := traffic.StartNew(t, 50, c.sources...)
+	impatient := slices.Clone(c.sources)
+	for i := range impatient {
+		impatient[i].Patience = 5 * time.Second // to wait for longer tells no more
+	}
+	fresh := traffic.StartNew(t, 50, impatient...)
 	time.Sleep(4 * time.Second) // UDP flows that are younger than two seconds give way to others
 	before := metric(t, node, proxyMetrics, dropped)
 	log, err := node.ProxyLog()

@@ -27,6 +27,8 @@ type Source struct {
 	NS    *netns.NS
 	To    []echo.Endpoint
 	Pause time.Duration // between two requests of one client; 0: 10 ms
+	// Patience is how long an answer on a new connection may take; 0: patience.
+	Patience time.Duration
 }
 
 func (s Source) pause() time.Duration { return cmp.Or(s.Pause, 10*time.Millisecond) }
@@ -176,7 +178,7 @@ func (tr *Traffic) open(ctx context.Context, from Source, to echo.Endpoint, ever
 	next := time.Now().Add(rand.N(max(every, 1))) // not all of them at once
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := ask(context.WithoutCancel(ctx), to)
+		err := ask(context.WithoutCancel(ctx), to, cmp.Or(from.Patience, patience))
 		tr.note(kind, time.Since(began), err)
 		next = next.Add(every)
 		if now := time.Now(); every == 0 {
@@ -190,7 +192,7 @@ func (tr *Traffic) open(ctx context.Context, from Source, to echo.Endpoint, ever
 
 // ask makes a connection and asks once. A UDP socket that the proxy has ended, because
 // its backend is gone, is to be made anew: no datagram was lost.
-func ask(ctx context.Context, to echo.Endpoint) error {
+func ask(ctx context.Context, to echo.Endpoint, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {

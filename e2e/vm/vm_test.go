@@ -43,7 +43,7 @@ var suites = []suite{
 	{pkg: "cni/nft", run: "."},
 	{pkg: "cni/node", run: "TestFullMesh|TestRepair|TestMembersChange|TestSizes"},
 	{pkg: "e2e/sctp", run: "TestThroughPortTranslation|TestSeveralAddresses|TestEcho|TestParallelAssociations|TestAddresses|TestAcceptAfterEnd|OnTheWire"},
-	{pkg: "e2e", run: "^TestDemo$/^2_nodes$|TestRoutedMesh"},
+	{pkg: "e2e", run: "^TestDemo$/^2_nodes$|TestRoutedMesh|TestNewPort/clsact"},
 	{pkg: "e2e/faults", run: "^TestMachine$", flags: "-own-machine"},
 }
 
@@ -182,6 +182,8 @@ var (
 	failed  = regexp.MustCompile(`^\s*--- FAIL: (\S+)`)
 	passed  = regexp.MustCompile(`^\s*--- PASS: `)
 	skipped = regexp.MustCompile(`^\s*--- SKIP: (\S+)`)
+	begun   = regexp.MustCompile(`^=== (?:RUN|CONT|NAME) +(\S+)`) // whose lines follow
+	logged  = regexp.MustCompile(`^\s+\S+\.go:\d+: `)
 )
 
 // outcome is what became of a suite.
@@ -198,20 +200,25 @@ type outcome struct {
 func (o *outcome) judge(t *testing.T, console <-chan string) {
 	o.failure = "did not end"
 	var all []string
-	var began time.Time // by our clock: tests set the machine's
+	test, said := "", map[string]string{} // test → the last that it logged
+	var began time.Time                   // by our clock: tests set the machine's
 	for line := range console {
 		line = strings.TrimRight(line, "\r")
 		all = append(all, line)
 		switch {
 		case strings.HasSuffix(line, begins+o.suite): // the first after what the firmware says
 			began = time.Now()
+		case begun.MatchString(line):
+			test = begun.FindStringSubmatch(line)[1]
+		case logged.MatchString(line):
+			said[test] = strings.TrimSpace(line)
 		case passed.MatchString(line):
 			o.passes++
 		case failed.MatchString(line):
 			t.Error(strings.TrimSpace(line))
 		case skipped.MatchString(line):
-			// go test says why in the line before.
-			o.skips = append(o.skips, skipped.FindStringSubmatch(line)[1]+": "+strings.TrimSpace(all[max(0, len(all)-2)]))
+			name := skipped.FindStringSubmatch(line)[1]
+			o.skips = append(o.skips, name+": "+said[name])
 		}
 		status, ended := strings.CutPrefix(line, ends+o.suite+" ")
 		if !ended {

@@ -3,8 +3,9 @@
 // before the proxy hears of the port, or while there is no proxy. The proxy takes over
 // what it finds attached.
 //
-//	ROOT/programs/COOKIE/port-in    program for ports, of the network namespace COOKIE
-//	ROOT/packet/INDEX-in            the link of a port
+//	ROOT/programs/COOKIE/port-in      program for ports, of the network namespace COOKIE
+//	ROOT/programs/COOKIE/port-filter  in its place, where it is attached as a filter of clsact
+//	ROOT/packet/INDEX-in              the link of a port
 //
 // It speaks to bpf(2) itself, three calls: a library for all of it costs every ADD of
 // every pod more time than these.
@@ -30,8 +31,12 @@ func Programs(root string, cookie uint64) string {
 	return filepath.Join(root, "programs", fmt.Sprint(cookie))
 }
 
-// PortIn is the name of the program for what comes in by ports of bridges.
-const PortIn = "port-in"
+// The names of the program for what comes in by ports of bridges. There is one of them:
+// it says how the program is attached.
+const (
+	PortIn     = "port-in"     // by tcx
+	PortFilter = "port-filter" // as a filter, before kernel 6.6 or without tcx
+)
 
 // Links is the folder of the links to packets.
 func Links(root string) string { return filepath.Join(root, "packet") }
@@ -49,33 +54,46 @@ func None(root string) bool {
 }
 
 // AttachPort attaches the program for ports to one, in the network namespace of the
-// calling thread. Where nothing is pinned for that it does nothing; nor does it on
-// kernels before 6.6, where the proxy does when it hears of the port.
+// calling thread. Where nothing is pinned for that it does nothing.
 func AttachPort(root string, index int) error {
 	cookie, err := NetnsCookie()
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(Programs(root, cookie), PortIn)
-	program, err := get(path)
+	folder := Programs(root, cookie)
+	program, err := get(filepath.Join(folder, PortIn))
+	attach := func(program, index int) error { return linkPort(root, program, index) }
+	if errors.Is(err, unix.ENOENT) {
+		program, err = get(filepath.Join(folder, PortFilter))
+		attach = filterPort
+	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil // a proxy of other nodes that share the file system
 	}
 	if err != nil {
-		return fmt.Errorf("open program %s: %w", path, err)
+		return fmt.Errorf("open the program for ports in %s: %w", folder, err)
 	}
 	defer func() { _ = unix.Close(program) }()
-	link, err := attach(program, index)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
+	err = attach(program, index)
+	if errors.Is(err, unix.ENODEV) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("attach to packets of interface %d: %w", index, err)
 	}
+	return nil
+}
+
+// linkPort attaches the program by a link, and pins that.
+func linkPort(root string, program, index int) error {
+	link, err := attach(program, index)
+	if err != nil {
+		return err
+	}
 	defer func() { _ = unix.Close(link) }() // which detaches it, if it is not pinned
 	err = pin(link, filepath.Join(Links(root), Name(index, In)))
 	if err != nil && !errors.Is(err, unix.EEXIST) { // the proxy was faster
-		return fmt.Errorf("pin the link to interface %d: %w", index, err)
+		return fmt.Errorf("pin the link: %w", err)
 	}
 	return nil
 }
