@@ -10,6 +10,8 @@ import (
 // memoryMB is the machine's: its files are in it twice while it boots.
 const memoryMB = 3072
 
+const processors = 2
+
 // Boot starts a machine and calls line with each line of its console, until it
 // ends or ctx does.
 func Boot(ctx context.Context, k Kernel, r Root, line func(string)) error {
@@ -22,7 +24,7 @@ func Boot(ctx context.Context, k Kernel, r Root, line func(string)) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
-		"-m", fmt.Sprint(memoryMB), "-smp", "2", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-m", fmt.Sprint(memoryMB), "-smp", fmt.Sprint(processors), "-accel", "tcg,thread=multi", "-cpu", "max",
 		"-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio",
 		"-kernel", image, "-initrd", initramfs,
 		// noapic: without KVM its timer is sometimes found to be broken at boot.

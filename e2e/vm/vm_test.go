@@ -9,11 +9,9 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/fairlead/fairlead/e2e/built"
@@ -30,6 +28,7 @@ type suite struct {
 	pkg   string // of the module
 	run   string // as go test -run
 	flags string // of its tests
+	alone bool   // beside no other suite
 }
 
 // suites are what depends on the kernel, all together in less than ten minutes. The table
@@ -44,14 +43,8 @@ var suites = []suite{
 	{pkg: "cni/node", run: "TestFullMesh|TestRepair|TestMembersChange|TestSizes"},
 	{pkg: "e2e/sctp", run: "TestThroughPortTranslation|TestSeveralAddresses|TestEcho|TestParallelAssociations|TestAddresses|TestAcceptAfterEnd|OnTheWire"},
 	{pkg: "e2e", run: "^TestDemo$/^2_nodes$|TestRoutedMesh|TestNewPort/clsact"},
-	{pkg: "e2e/faults", run: "^TestMachine$", flags: "-own-machine"},
+	{pkg: "e2e/faults", run: "^TestMachine$", flags: "-own-machine", alone: true},
 }
-
-// The console tells by these lines where it is.
-const (
-	begins = "=== SUITE "
-	ends   = "=== ENDED "
-)
 
 // TestKernel boots a kernel and runs the suites in it, each a test of its own
 // here. make e2e-vm runs it.
@@ -66,14 +59,13 @@ func TestKernel(t *testing.T) {
 	t.Log("kernel", kernel.Package)
 	chosen := choose(*named)
 	root := newRoot(t, kernel, chosen)
-	console := boot(t, kernel, root)
-	var all []*outcome
-	for _, s := range chosen {
-		o := &outcome{suite: s.pkg}
-		all = append(all, o)
-		t.Run(s.pkg, func(t *testing.T) { o.judge(t, console) })
+	all := newOutcomes(chosen)
+	began := time.Now()
+	go all.follow(boot(t, kernel, root))
+	for _, o := range all {
+		t.Run(o.suite, o.judge)
 	}
-	t.Logf("in kernel %s:\n%s", kernel.Package, table(all))
+	t.Logf("in kernel %s, %s in all:\n%s", kernel.Package, time.Since(began).Round(time.Second), all.table())
 }
 
 // choose returns the suites of packages, all if none is named. Of a package that has none
@@ -106,7 +98,6 @@ func newRoot(t *testing.T, kernel Kernel, suites []suite) Root {
 	for _, name := range []string{"fairlead", "fairlead-cni", "fairlead-lab"} {
 		add(t, root, filepath.Join(programs, name), "/programs/"+name)
 	}
-	script := fmt.Sprintf("export %s=/programs\n", built.Variable)
 	tests := t.TempDir() + "/"
 	pkgs := []string{"-c", "-o", tests}
 	for _, s := range suites {
@@ -119,12 +110,43 @@ func newRoot(t *testing.T, kernel Kernel, suites []suite) Root {
 		if err := root.addTree(filepath.Join("..", "..", s.pkg, "testdata"), path.Join(dir, "testdata")); err != nil {
 			t.Fatal(err)
 		}
-		script += fmt.Sprintf("echo '%s%s'; cd %s; ./test -test.v -test.short -test.timeout 15m -test.run '%s' %s; echo '%s'%s $?\n", begins, s.pkg, dir, s.run, s.flags, ends, s.pkg)
 	}
-	if err := root.AddScript(script); err != nil {
+	if err := root.AddScript(script(suites)); err != nil {
 		t.Fatal(err)
 	}
 	return root
+}
+
+// script runs the suites, as many at a time as the machine has processors, those that
+// want to be alone at the end. Lines have their suite before them: the console is of all.
+func script(suites []suite) string {
+	var beside, alone, cases strings.Builder
+	for _, s := range suites {
+		list := &beside
+		if s.alone {
+			list = &alone
+		}
+		fmt.Fprintf(list, "%s\n", s.pkg)
+		fmt.Fprintf(&cases, "%s) set -- '%s' %s ;;\n", s.pkg, s.run, s.flags)
+	}
+	return fmt.Sprintf(`echo # ends the firmware's line
+cat > /run/suite <<'END'
+suite=$1
+case $suite in
+%[1]sesac
+cd /source/$suite
+{
+	echo '%[2]s'
+	./test -test.v -test.short -test.timeout 15m -test.run "$@"
+	echo '%[3]s'$?
+} 2>&1 | awk -v suite=$suite '{ print suite "%[4]s" $0; fflush() }'
+END
+export %[5]s=/programs
+xargs -r -n 1 -P %[6]d sh /run/suite <<'END'
+%[7]sEND
+xargs -r -n 1 sh /run/suite <<'END'
+%[8]sEND
+`, &cases, begins, ends, of, built.Variable, processors, &beside, &alone)
 }
 
 // build runs the go command on this module.
@@ -176,80 +198,4 @@ func boot(t *testing.T, kernel Kernel, root Root) <-chan string {
 		}
 	})
 	return console
-}
-
-var (
-	failed  = regexp.MustCompile(`^\s*--- FAIL: (\S+)`)
-	passed  = regexp.MustCompile(`^\s*--- PASS: `)
-	skipped = regexp.MustCompile(`^\s*--- SKIP: (\S+)`)
-	begun   = regexp.MustCompile(`^=== (?:RUN|CONT|NAME) +(\S+)`) // whose lines follow
-	logged  = regexp.MustCompile(`^\s+\S+\.go:\d+: `)
-)
-
-// outcome is what became of a suite.
-type outcome struct {
-	suite   string // its package
-	took    time.Duration
-	passes  int
-	skips   []string // test, and why
-	failure string   // "": there is none
-}
-
-// judge reads the console up to the end of the suite: what failed, what was passed
-// over and why.
-func (o *outcome) judge(t *testing.T, console <-chan string) {
-	o.failure = "did not end"
-	var all []string
-	test, said := "", map[string]string{} // test → the last that it logged
-	var began time.Time                   // by our clock: tests set the machine's
-	for line := range console {
-		line = strings.TrimRight(line, "\r")
-		all = append(all, line)
-		switch {
-		case strings.HasSuffix(line, begins+o.suite): // the first after what the firmware says
-			began = time.Now()
-		case begun.MatchString(line):
-			test = begun.FindStringSubmatch(line)[1]
-		case logged.MatchString(line):
-			said[test] = strings.TrimSpace(line)
-		case passed.MatchString(line):
-			o.passes++
-		case failed.MatchString(line):
-			t.Error(strings.TrimSpace(line))
-		case skipped.MatchString(line):
-			name := skipped.FindStringSubmatch(line)[1]
-			o.skips = append(o.skips, name+": "+said[name])
-		}
-		status, ended := strings.CutPrefix(line, ends+o.suite+" ")
-		if !ended {
-			continue
-		}
-		o.took, o.failure = time.Since(began), ""
-		for _, skip := range o.skips {
-			t.Log("skipped ", skip)
-		}
-		if status != "0" || t.Failed() {
-			o.failure = "failed, status " + status
-			t.Errorf("%s; the console:\n%s", o.failure, strings.Join(all, "\n"))
-		}
-		return
-	}
-	t.Fatalf("the machine ended before the suite did; the console:\n%s", strings.Join(all, "\n"))
-}
-
-// table has a line for each suite, and one for all.
-func table(all []*outcome) string {
-	var text strings.Builder
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	row := func(name string, o outcome) {
-		fmt.Fprintf(w, "%s\t%s\t%d passed\t%d skipped\t%s\n", name, o.took.Round(time.Second), o.passes, len(o.skips), o.failure)
-	}
-	var sum outcome
-	for _, o := range all {
-		row(o.suite, *o)
-		sum.took, sum.passes, sum.skips = sum.took+o.took, sum.passes+o.passes, append(sum.skips, o.skips...)
-	}
-	row("all", sum)
-	_ = w.Flush()
-	return text.String()
 }
