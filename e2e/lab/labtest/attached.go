@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/e2e/lab"
 )
@@ -16,23 +17,8 @@ import (
 // cgroup.
 func Attached(t *testing.T, node *lab.Node) (packets, sockets int) {
 	t.Helper()
-	count := func(target int, attach ebpf.AttachType) int {
-		found, err := link.QueryPrograms(link.QueryOptions{Target: target, Attach: attach})
-		if errors.Is(err, ebpf.ErrNotSupported) { // tcx, before kernel 6.6
-			return 0
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(found.Programs)
-	}
-	err := node.NS().Do(func() error {
-		links, err := netlink.LinkList()
-		for _, l := range links {
-			index := l.Attrs().Index
-			packets += count(index, ebpf.AttachTCXIngress) + count(index, ebpf.AttachTCXEgress) +
-				filters(t, l, netlink.HANDLE_MIN_INGRESS) + filters(t, l, netlink.HANDLE_MIN_EGRESS)
-		}
+	err := node.NS().Do(func() (err error) {
+		packets, err = atLinks()
 		return err
 	})
 	if err != nil {
@@ -47,22 +33,43 @@ func Attached(t *testing.T, node *lab.Node) (packets, sockets int) {
 		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCgroupInetSockRelease,
 		ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg, ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg,
 	} {
-		sockets += count(int(folder.Fd()), attach)
+		found, err := link.QueryPrograms(link.QueryOptions{Target: int(folder.Fd()), Attach: attach})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sockets += len(found.Programs)
 	}
 	return packets, sockets
 }
 
-// filters counts the programs that are filters on a side of a link.
-func filters(t *testing.T, l netlink.Link, side uint32) (programs int) {
-	t.Helper()
-	all, err := netlink.FilterList(l, side)
+// atLinks counts the programs at all links of the network namespace of the calling
+// thread.
+func atLinks() (programs int, err error) {
+	links, err := netlink.LinkList()
 	if err != nil {
-		t.Fatal(err)
+		return 0, err
 	}
-	for _, f := range all {
-		if f.Type() == "bpf" && f.Attrs().Handle != 0 { // 0: all of a priority
-			programs++
+	for _, l := range links {
+		for tcx, side := range map[ebpf.AttachType]uint32{
+			ebpf.AttachTCXIngress: netlink.HANDLE_MIN_INGRESS,
+			ebpf.AttachTCXEgress:  netlink.HANDLE_MIN_EGRESS,
+		} {
+			found, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: tcx})
+			if err == nil {
+				programs += len(found.Programs)
+			} else if !errors.Is(err, unix.EINVAL) { // the kernel has no tcx (6.6)
+				return 0, err
+			}
+			filters, err := netlink.FilterList(l, side)
+			if err != nil {
+				return 0, err
+			}
+			for _, f := range filters {
+				if f.Type() == "bpf" && f.Attrs().Handle != 0 { // 0: all of a priority
+					programs++
+				}
+			}
 		}
 	}
-	return programs
+	return programs, nil
 }
