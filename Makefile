@@ -66,7 +66,7 @@ kubernetes:
 
 KERNEL := 6.1
 e2e-vm: packages
-	@.ci/packages qemu-system-x86_64:qemu-system-x86 cpio:cpio depmod:kmod xz:xz-utils busybox:busybox-static
+	@.ci/packages qemu-system-x86_64:qemu-system-x86 cpio:cpio depmod:kmod xz:xz-utils busybox:busybox-static sctp_test:lksctp-tools
 	go test -timeout 40m -count=1 -v ./e2e/vm -kernel $(KERNEL) $(SUITE:%=-suite %)
 
 FUZZTIME := 10s

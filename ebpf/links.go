@@ -267,9 +267,9 @@ func (s *links) attachLink(l netlink.Link, r role) error {
 
 // attachSide makes program, or with nil none, the one that runs there. The kernel has a
 // program at one place once, and the CNI plugin may have attached it a moment ago: then
-// its link is pinned, or goes, in the next moment.
+// its link is pinned, or goes, in the next moment, which on a starved machine takes long.
 func (s *links) attachSide(index int, side side, program *ebpf.Program) error {
-	for deadline := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		err := s.attachOnce(index, side, program)
 		if !errors.Is(err, unix.EEXIST) || time.Now().After(deadline) {
 			return err

@@ -22,6 +22,7 @@ var commands = []string{
 	"dash", "ip", "tc", "bridge", "nft", "conntrack", "sysctl", "kmod", "unshare", "nsenter",
 	"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore",
 	"iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore", "ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore",
+	"sctp_test",
 	"iptables-nft", "iptables-nft-save", "iptables-nft-restore", "ip6tables-nft", "ip6tables-nft-save", "ip6tables-nft-restore",
 }
 

@@ -42,7 +42,7 @@ var suites = []suite{
 	{pkg: "cni/nft", run: "."},
 	{pkg: "cni/node", run: "TestFullMesh|TestRepair|TestMembersChange|TestSizes"},
 	{pkg: "e2e/sctp", run: "TestThroughPortTranslation|TestSeveralAddresses|TestEcho|TestParallelAssociations|TestAddresses|TestAcceptAfterEnd|OnTheWire"},
-	{pkg: "e2e", run: "^TestDemo$/^2_nodes$|TestRoutedMesh|TestNewPort/clsact"},
+	{pkg: "e2e", run: "^TestDemo$/^2_nodes$|TestRoutedMesh|TestNewPort/clsact|TestLKSCTP"},
 	{pkg: "e2e/faults", run: "^TestMachine$", flags: "-own-machine", alone: true},
 }
 

@@ -89,27 +89,26 @@ __noinline int abort_init(struct __sk_buff *skb, const struct packet *p)
 {
 	if (!p)
 		return NEVER;
-	const struct {
-		struct sctphdr header;
-		__be32 tag; // that the sender wants to see
-	} *init = at(skb, p->l4, sizeof(*init));
+	const struct sctphdr *init = at(skb, p->l4, sizeof(*init));
 	if (!init)
 		return false;
-	__be32 tag = init->tag;
-	bool summed = init->header.checksum;
-	if (!turn_round(skb, p, sizeof(struct sctphdr)))
+	bool summed = init->checksum;
+	__be32 tag; // that the sender wants to see
+	if (bpf_skb_load_bytes(skb, p->l4 + sizeof(*init) + sizeof(struct sctp_chunk), &tag, sizeof(tag)))
 		return false;
-	struct sctphdr abort = {
-		.source = p->key.tuple.dst.port,
-		.dest = p->key.tuple.src.port,
-		.tag = tag,
-		.chunk = SCTP_ABORT,
-		.length = bpf_htons(4),
+	struct {
+		struct sctphdr header;
+		struct sctp_chunk chunk;
+	} abort = {
+		{.source = p->key.tuple.dst.port, .dest = p->key.tuple.src.port, .tag = tag},
+		{.type = SCTP_ABORT, .length = bpf_htons(sizeof(struct sctp_chunk))},
 	};
+	if (!turn_round(skb, p, sizeof(abort)))
+		return false;
 	if (summed) {
 		// The CRC32c of the packet with zeros in place of ports and tag.
 		const __u32 bare = 0x41af1f87;
-		abort.checksum = bare ^ crc_change(abort.source | (__u32)abort.dest << 16, 16) ^ crc_change(tag, 12);
+		abort.header.checksum = bare ^ crc_change(abort.header.source | (__u32)abort.header.dest << 16, 16) ^ crc_change(tag, 12);
 	}
 	return put(skb, p->l4, &abort, sizeof(abort));
 }

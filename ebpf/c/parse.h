@@ -45,17 +45,23 @@ struct icmp_header {
 
 #define ICMPV6_PARAMETER_PROBLEM 4
 
-// The start of an SCTP packet (RFC 9260, section 3): the common header, and the
-// header of the first chunk.
+// The start of an SCTP packet (RFC 9260, section 3.1), and of each of its chunks (3.2).
 struct sctphdr {
 	__be16 source;
 	__be16 dest;
 	__be32 tag;
 	__le32 checksum;
-	__u8 chunk;
+};
+
+struct sctp_chunk {
+	__u8 type;
 	__u8 flags;
 	__be16 length;
 };
+
+// The gso_size of what is several SCTP packets: behind one header each is a fragment, and
+// goes as it is.
+#define GSO_BY_FRAGS 0xffff
 
 // Functions that are not static are verified once, and not again for each way that
 // leads to them; in return each must do without its pointers, which all have.
@@ -230,7 +236,7 @@ static __always_inline bool parse_ports(const struct __sk_buff *skb, struct pack
 }
 
 // parse_start reads whether a flow may begin with the packet, and whether one ends.
-static __always_inline bool parse_start(const struct __sk_buff *skb, struct packet *p)
+static __always_inline bool parse_start(struct __sk_buff *skb, struct packet *p)
 {
 	if (p->key.protocol == IPPROTO_TCP) {
 		const struct tcphdr *tcp = at(skb, p->l4, sizeof(*tcp));
@@ -240,10 +246,11 @@ static __always_inline bool parse_start(const struct __sk_buff *skb, struct pack
 		p->begins = (p->told & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 	} else if (p->key.protocol == IPPROTO_SCTP) {
 		const struct sctphdr *sctp = at(skb, p->l4, sizeof(*sctp));
-		if (!sctp || p->l4_len < sizeof(*sctp))
+		if (!sctp || p->l4_len < sizeof(*sctp) + sizeof(struct sctp_chunk))
 			return false;
-		p->told = sctp->chunk;
 		p->tag = sctp->tag;
+		if (bpf_skb_load_bytes(skb, p->l4 + sizeof(*sctp), &p->told, sizeof(p->told))) // in place or in a fragment
+			return false;
 		p->begins = p->told == SCTP_INIT;
 	} else {
 		p->begins = p->l4_len >= 8;
@@ -304,7 +311,8 @@ __noinline int parse_headers(struct __sk_buff *skb, struct packet *p)
 }
 
 // parse reads the headers of a packet. Only where they are not together is the packet
-// pulled together: that copies what its sender keeps, as TCP does.
+// pulled together: that copies what its sender keeps, as TCP does, and would take from the
+// first of several packets of SCTP what is its own.
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {
 	if (skb->vlan_present)
@@ -312,7 +320,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return PARSED_OTHER;
 	int parsed = parse_headers(skb, p);
-	if (parsed == PARSED_FLOW || parsed == PARSED_OTHER)
+	if (parsed == PARSED_FLOW || parsed == PARSED_OTHER || skb->gso_size == GSO_BY_FRAGS)
 		return parsed;
 	p->fragment = WHOLE;
 	bpf_skb_pull_data(skb, skb->len < FAR ? skb->len : FAR); // an ICMP error with what it quotes

@@ -43,12 +43,15 @@ struct way {
 };
 
 // size is the length that must fit: of a packet that the device will cut in
-// segments, one segment's.
+// segments, one segment's. How long the packets of SCTP are that come together cannot be
+// asked: one that does not fit is told of when it is sent again, alone.
 static __always_inline __u16 size(const struct __sk_buff *skb, const struct packet *p)
 {
 	__u32 headers = p->l4 - p->l3;
 	if (!skb->gso_size)
 		return headers + p->l4_len;
+	if (skb->gso_size == GSO_BY_FRAGS)
+		return headers + sizeof(struct sctphdr);
 	return headers + skb->gso_size + (p->key.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : 8);
 }
 

@@ -86,7 +86,7 @@ func AttachPort(root string, index int) error {
 
 // linkPort attaches the program by a link, and pins that.
 func linkPort(root string, program, index int) error {
-	link, err := attach(program, index)
+	link, err := attachTCX(program, index)
 	if err != nil {
 		return err
 	}
@@ -142,8 +142,8 @@ func pin(fd int, path string) error {
 // tcxIngress is BPF_TCX_INGRESS (kernel 6.6).
 const tcxIngress = 46
 
-// attach is what BPF_LINK_CREATE does for tcx.
-func attach(program, index int) (int, error) {
+// attachTCX is what BPF_LINK_CREATE does for tcx.
+func attachTCX(program, index int) (int, error) {
 	return bpf(unix.BPF_LINK_CREATE, &struct {
 		program, index, attach, flags uint32
 		relative, pad                 uint32
