@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
@@ -9,7 +8,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -76,6 +74,7 @@ func sendMessages(t *testing.T, ns *netns.NS, from netip.Addr, to netip.AddrPort
 		if ctx.Err() != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	listener.await(t, over)
 	said, err := ns.Output(ctx, lksctp, "-H", from.String(), "-P", "0", "-h", to.Addr().String(), "-p", fmt.Sprint(to.Port()), "-s", "-c", "4", "-x", "1")
@@ -95,10 +94,8 @@ const over = "SHUTDOWN_COMPLETE"
 
 // peer is a program of lksctp-tools that runs.
 type peer struct {
-	awaited int // how much of what it has printed
-
-	mu   sync.Mutex // guards what it prints
-	text bytes.Buffer
+	labtest.Log     // what it prints
+	awaited     int // how much of that
 }
 
 // startPeer starts one that goes with the test.
@@ -115,18 +112,6 @@ func startPeer(t *testing.T, ns *netns.NS, args ...string) *peer {
 		_ = cmd.Wait()
 	})
 	return p
-}
-
-func (p *peer) Write(text []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.Write(text)
-}
-
-func (p *peer) String() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.String()
 }
 
 // await waits until it has printed words, after those that were awaited before.

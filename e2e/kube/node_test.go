@@ -5,7 +5,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	networking "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fairlead/fairlead/e2e/lab/labtest"
 	"github.com/fairlead/fairlead/e2e/netns"
 )
 
@@ -21,32 +21,13 @@ import (
 type agent struct {
 	cluster
 	ns   *netns.NS
-	conf string // --cni-conf-dir
-	log  *lines // of fairlead node
-}
-
-// lines is a log that is read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-// Write implements io.Writer.
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	conf string       // --cni-conf-dir
+	log  *labtest.Log // of fairlead node
 }
 
 func newAgent(t *testing.T, nodes ...*corev1.Node) *agent {
 	t.Helper()
-	a := &agent{cluster: cluster{t: t}, ns: netns.NewT(t), conf: t.TempDir(), log: &lines{}}
+	a := &agent{cluster: cluster{t: t}, ns: netns.NewT(t), conf: t.TempDir(), log: &labtest.Log{}}
 	kubeconfig, err := a.startAPIServer(t.Context(), underlay(t, a.ns))
 	a.must(err)
 	for _, n := range nodes {

@@ -5,37 +5,17 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/e2e/smalldisk"
 )
 
-const fullEnv = "FAIRLEAD_TEST_FULL_DISK" // the mount point
-
-// TestFullDisk has this binary run itself in a mount namespace of its own, where a
-// small file system is mounted.
-func TestFullDisk(t *testing.T) {
-	if dir := os.Getenv(fullEnv); dir != "" {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=512k"); err != nil {
-			t.Fatal(err)
-		}
-		fillUp(t, dir)
-		return
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFullDisk$", "-test.v")
-	cmd.Env = append(os.Environ(), fullEnv+"="+t.TempDir())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-}
+func TestFullDisk(t *testing.T) { smalldisk.Run(t, "512k", fillUp) }
 
 // fillUp adds until the disk is full, and goes on when it is not full any more.
 func fillUp(t *testing.T, dir string) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/e2e/golden"
+	"github.com/fairlead/fairlead/e2e/smalldisk"
 )
 
 var values = Values{
@@ -143,30 +143,12 @@ func TestInstallFails(t *testing.T) {
 	}
 }
 
-// TestDisk has this binary run itself in a mount namespace of its own: on a disk that is
-// full, and on one that can only be read, what is installed stays as it is.
-func TestDisk(t *testing.T) {
-	const variable = "FAIRLEAD_TEST_DISK" // the mount point
-	if dir := os.Getenv(variable); dir != "" {
-		tryDisk(t, dir)
-		return
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDisk$", "-test.v")
-	cmd.Env = append(os.Environ(), variable+"="+t.TempDir())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-}
+// On a disk that is full, and on one that can only be read, what is installed stays as it
+// is.
+func TestDisk(t *testing.T) { smalldisk.Run(t, "64k", tryDisk) }
 
 func tryDisk(t *testing.T, dir string) {
 	t.Helper()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Fatal(err)
-	}
 	source := filepath.Join(t.TempDir(), "plugin")
 	if err := os.WriteFile(source, bytes.Repeat([]byte("old"), 1<<12), 0o755); err != nil {
 		t.Fatal(err)
